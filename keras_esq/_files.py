@@ -1,0 +1,53 @@
+"""Files that are either whole or absent."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; rename it to `path` on success, delete it on failure.
+
+    Raises:
+        OSError: if the folder does not exist or can't be written, with what to do.
+    """
+    target = Path(path)
+    if target.is_dir():
+        raise IsADirectoryError(f"Expected a file path to write to. Received the folder {str(target)!r}. Add a file name.")
+    if not target.parent.is_dir():
+        raise FileNotFoundError(
+            f"Expected a path in an existing folder. Received {str(target)!r}, and {str(target.parent)!r} does not exist. "
+            "Create the folder first."
+        )
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=target.suffix, dir=target.parent)
+        os.close(handle)
+    except OSError as error:
+        raise type(error)(
+            f"Expected a writable folder. Received {str(target.parent)!r}, which refused a new file ({error.strerror}). "
+            "Choose another path or change its permissions."
+        ) from error
+    temporary = Path(name)
+    try:
+        yield temporary
+        # mkstemp makes private files; a result should follow the user's umask like any other file.
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, target)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink()
+
+
+def write_atomic(path: str | os.PathLike[str], content: bytes | str) -> Path:
+    """Write `content` to `path` so that no half-written file can be seen. Returns the path."""
+    data = content.encode() if isinstance(content, str) else content
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+    return Path(path)
