@@ -18,19 +18,19 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     target = Path(path)
     if target.is_dir():
-        raise IsADirectoryError(f"Expected a file path to write to. Received the folder {str(target)!r}. Add a file name.")
+        raise IsADirectoryError(f"Expected a file to write to. Received the folder {str(target)!r}. Add a file name.")
     if not target.parent.is_dir():
         raise FileNotFoundError(
-            f"Expected a path in an existing folder. Received {str(target)!r}, and {str(target.parent)!r} does not exist. "
-            "Create the folder first."
+            f"Expected a path in an existing folder. Received {str(target)!r}, and {str(target.parent)!r} does not "
+            "exist. Create the folder first."
         )
     try:
         handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=target.suffix, dir=target.parent)
         os.close(handle)
     except OSError as error:
         raise type(error)(
-            f"Expected a writable folder. Received {str(target.parent)!r}, which refused a new file ({error.strerror}). "
-            "Choose another path or change its permissions."
+            f"Expected a writable folder. Received {str(target.parent)!r}, which refused a new file "
+            f"({error.strerror}). Choose another path or change its permissions."
         ) from error
     temporary = Path(name)
     try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from types import ModuleType
+from typing import Any
 
 import tensorflow as tf
 import tf_keras as keras
@@ -30,6 +31,6 @@ def _import_tfmot_quantization() -> ModuleType:
     return tfmot.quantization.keras
 
 
-tfmot_quantization = _import_tfmot_quantization()
+tfmot_quantization: Any = _import_tfmot_quantization()
 
 __all__ = ["keras", "tfmot_quantization"]

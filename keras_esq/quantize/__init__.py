@@ -1,0 +1,36 @@
+"""Float model -> low-bit model."""
+
+from keras_esq.quantize.configs import BinaryQuantizeConfig, TernaryQuantizeConfig
+from keras_esq.quantize.model import quantize_model
+from keras_esq.quantize.partition import draw_partition
+from keras_esq.quantize.quantizers import Binary, LowBitQuantizer, Ternary, binarize, get_quantizer, ternarize
+from keras_esq.quantize.schedules import get_schedule
+from keras_esq.quantize.scheme import LowBitScheme
+from keras_esq.quantize.state import frozen_weights, get_ratio, low_bit_weights, renew_partition, set_ratio
+from keras_esq.quantize.strip import strip
+from keras_esq.quantize.summary import summary
+from keras_esq.quantize.wrapper import LowBitWeight, LowBitWrapper
+
+__all__ = [
+    "Binary",
+    "BinaryQuantizeConfig",
+    "LowBitQuantizer",
+    "LowBitScheme",
+    "LowBitWeight",
+    "LowBitWrapper",
+    "Ternary",
+    "TernaryQuantizeConfig",
+    "binarize",
+    "draw_partition",
+    "frozen_weights",
+    "get_quantizer",
+    "get_ratio",
+    "get_schedule",
+    "low_bit_weights",
+    "quantize_model",
+    "renew_partition",
+    "set_ratio",
+    "strip",
+    "summary",
+    "ternarize",
+]

@@ -1,0 +1,114 @@
+"""Checks of the images and labels that a training is given: before it for arrays, in the graph for all others."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from keras_esq._checks import BOUNDS_TOLERANCE, check_images, check_labels
+from keras_esq._keras import keras
+
+_CHUNK = 4096
+
+
+def label_kind(loss: Any) -> str | None:
+    """The form of labels that a loss takes, "ids" or "one-hot"; None if it is not known."""
+    if isinstance(loss, keras.losses.SparseCategoricalCrossentropy):
+        return "ids"
+    return "one-hot" if isinstance(loss, keras.losses.CategoricalCrossentropy) else None
+
+
+def check_label_form(shape: Any, units: int, kind: str | None) -> None:
+    """Raise ValueError if labels of `shape` are not in the form that the loss takes."""
+    one_hot = len(shape) == 2 and shape[-1] != 1
+    if kind == "ids" and one_hot:
+        raise ValueError(
+            f"Expected class ids of shape (n,) for the loss sparse_categorical_crossentropy. Received labels of shape "
+            f"{tuple(shape)}, which look one-hot. Use loss='categorical_crossentropy', or y.argmax(axis=1)."
+        )
+    if kind == "one-hot" and (not one_hot or shape[-1] not in (None, units)):
+        raise ValueError(
+            f"Expected one-hot labels of shape (n, {units}) for the loss categorical_crossentropy. Received labels of "
+            f"shape {tuple(shape)}. Use loss='sparse_categorical_crossentropy' for class ids."
+        )
+
+
+def check_arrays(x: Any, y: Any, bounds: Any, input_shape: Any, units: int, kind: str | None) -> None:
+    """Check the arrays given to `fit`, piece by piece to save memory; datasets and generators are left alone."""
+    if not isinstance(x, (np.ndarray, tf.Tensor)):
+        return
+    if len(x.shape) == 0 or x.shape[0] == 0:
+        check_images(x, bounds, input_shape)
+    for start in range(0, x.shape[0], _CHUNK):
+        check_images(x[start : start + _CHUNK], bounds, input_shape)
+    if not isinstance(y, (np.ndarray, tf.Tensor)):
+        return
+    if y.shape[0] != x.shape[0]:
+        raise ValueError(f"Expected one label per image, {x.shape[0]} in all. Received {y.shape[0]} labels in y.")
+    check_label_form(y.shape, units, kind)
+    if len(y.shape) < 2 or y.shape[-1] == 1:
+        check_labels(y, max(units, 2))
+    elif not np.isfinite(np.asarray(y, np.float32)).all():
+        raise ValueError("Expected finite labels. Received NaN or infinity in y.")
+
+
+def check_batch(x: Any, y: Any, bounds: Any, units: int, kind: str | None) -> tuple[Any, Any]:
+    """Float images and class ids (n,), int32, of a batch; the checks become part of the graph.
+
+    Labels given as rows are taken by their largest entry, so that smoothed and mixed ones can be trained on.
+
+    Raises:
+        ValueError: for labels that are missing, or in the wrong form for the loss.
+        tf.errors.InvalidArgumentError: when the graph runs, for images that are not finite or outside `bounds`, and
+            for ids out of range.
+    """
+    if not tf.is_tensor(x):
+        raise ValueError(
+            f"Expected batches (x, y) with one image tensor x. Received x of type {type(x).__name__}. Train a model "
+            "with a single input."
+        )
+    if y is None:
+        raise ValueError("Expected batches (x, y). Received images without labels. Pass y, or a dataset of pairs.")
+    x = tf.cast(x, tf.float32)
+    finite = tf.reduce_all(tf.math.is_finite(x))
+    checks = [tf.debugging.Assert(finite, ["Expected finite images. Received NaN or infinity. Clean the data."])]
+    if bounds is not None:
+        low, high = bounds
+        room = BOUNDS_TOLERANCE * max(1.0, high - low)
+        inside = (tf.reduce_min(x) >= low - room) & (tf.reduce_max(x) <= high + room)
+        text = (
+            f"Expected images inside the bounds ({low:g}, {high:g}) of the attack. Scale them, or set bounds=. "
+            "Received values from, to:"
+        )
+        checks.append(tf.debugging.Assert(~finite | inside, [text, tf.reduce_min(x), tf.reduce_max(x)]))
+    y = tf.convert_to_tensor(y)
+    if y.shape.rank is not None:
+        check_label_form(y.shape, units, kind)
+    if y.shape.rank == 2 and y.shape[-1] != 1:
+        ids = tf.argmax(y, axis=1, output_type=tf.int32)
+    else:
+        ids = tf.cast(tf.reshape(y, [-1]), tf.int32)
+        classes = max(units, 2)
+        text = f"Expected class ids from 0 to {classes - 1}. Received, lowest and highest:"
+        valid = (tf.reduce_min(ids) >= 0) & (tf.reduce_max(ids) < classes)
+        checks.append(tf.debugging.Assert(valid, [text, tf.reduce_min(ids), tf.reduce_max(ids)]))
+    with tf.control_dependencies([check for check in checks if check is not None]):
+        return tf.identity(x), ids
+
+
+@contextlib.contextmanager
+def explained() -> Iterator[None]:
+    """Turn a failed check of `check_batch` into a ValueError with its message alone."""
+    try:
+        yield
+    except tf.errors.InvalidArgumentError as error:
+        marker = "assertion failed: ["
+        text = error.message
+        if marker not in text or "Expected " not in text:
+            raise
+        message = text[text.index("Expected ") :].split("\n")[0]
+        raise ValueError(message.replace("]", "", 1).replace(" [", " ")) from error

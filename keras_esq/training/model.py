@@ -1,0 +1,342 @@
+"""ErrorSilencedModel: the training step of [ESQ] behind Keras' own compile and fit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+
+from keras_esq._checks import check_count, near_matches
+from keras_esq._keras import keras
+from keras_esq.attacks import PGD
+from keras_esq.attacks.base import Attack
+from keras_esq.attacks.logits import class_logits, head_kind, logits_fn, logits_of
+from keras_esq.quantize import frozen_weights, low_bit_weights, renew_partition
+from keras_esq.quantize.graph import ordered_nodes
+from keras_esq.training import data_checks
+from keras_esq.training.heads import apply_head, loss_for_head, metrics_for_head, trace_head
+from keras_esq.training.pairing import LOGITS, LogitPairing, Pairing, as_pairings, pairing_distance
+
+OBJECTIVES = ("natural", "adversarial", "pairing")
+
+
+@keras.saving.register_keras_serializable(package="keras_esq")
+class ErrorSilencedModel(keras.Model):
+    """Trains a network so that adversarial noise is not amplified; compile, fit, evaluate, predict, save as in Keras.
+
+    One training step: draw the stochastic partition of the low-bit weights; make x_adv against the network as it is
+    partitioned; run x and x_adv through it together, so that BatchNormalization sees both; update the latent weights
+    by the gradient of the objective. Everything runs in one tf.function.
+
+    Besides the compiled loss and metrics, the logs have `pairing_loss` and `adversarial_accuracy` (accuracy on x_adv,
+    in training mode), `ratio` for low-bit networks, and with a `validation_attack` also `val_adversarial_accuracy`.
+    With objective "adversarial" there is no clean forward pass: loss and metrics of the training logs are those on
+    x_adv. `evaluate` and validation are always on clean images, with every filter quantized.
+
+    Args:
+        model: the network: a low-bit model from `quantize_model`, or a plain float one (Sequential, functional, or
+            a built subclassed model). It is trained in place, not copied. Its output has shape (n, classes), logits,
+            softmax or sigmoid.
+        attack: makes x_adv in training. Default: [ESQ]'s PGD(eps=8/255, step_size=2/255, steps=10). Its `bounds` are
+            the range that the data must keep to. Not used with objective "natural".
+        pairing: `LogitPairing`, `ActivationPairing` or a list of them; default LogitPairing(). Only for objective
+            "pairing".
+        objective: "natural": the compiled loss on x (vanilla training). "adversarial": the compiled loss on x_adv.
+            "pairing": the compiled loss on x plus the pairing distances between x and x_adv [ESQ].
+        validation_attack: attack for `evaluate` and the validation of `fit`, None for none. The attack of a training
+            plus some steps is a good choice.
+        seed: for partition and attack; None draws it from TensorFlow's global generator, so that
+            tf_keras.utils.set_random_seed makes trainings repeatable.
+
+    Raises:
+        TypeError: for a model, attack or pairing of a wrong type.
+        ValueError: for an unknown objective, a pairing with an objective other than "pairing", or a layer name that
+            the network does not have.
+
+    Reference: [ESQ] Tang, Dong, Su, "Error-Silenced Quantization: Bridging Robustness and Compactness", 2020.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        attack: Attack | None = None,
+        pairing: Any = None,
+        objective: str = "pairing",
+        validation_attack: Attack | None = None,
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        _check_model(model)
+        if objective not in OBJECTIVES:
+            raise ValueError(f"Expected an objective out of {list(OBJECTIVES)}. {near_matches(objective, OBJECTIVES)}")
+        if pairing is not None and objective != "pairing":
+            raise ValueError(
+                f"Expected pairing=None with objective={objective!r}, which does not pair. Received {pairing!r}. Drop "
+                "it, or use objective='pairing'."
+            )
+        for name, value in (("attack", attack), ("validation_attack", validation_attack)):
+            if value is not None and not isinstance(value, Attack):
+                raise TypeError(f"Expected {name} out of esq.attacks, such as esq.attacks.PGD(). Received {value!r}.")
+            if value is not None and value.targeted:
+                raise ValueError(
+                    f"Expected an untargeted {name}: targeted attacks in training are held to be why Adversarial "
+                    "Logit Pairing was broken [ESQ]. Received one with targeted=True."
+                )
+        super().__init__(**{"name": f"{model.name}_esq", **kwargs})
+        self.network = model
+        self.attack = PGD() if attack is None and objective != "natural" else attack
+        self.objective = objective
+        self.validation_attack = validation_attack
+        self.seed = None if seed is None else check_count("seed", seed, minimum=0)
+        # Settings, not layers: past Keras' attribute tracking.
+        pairings: tuple[Pairing, ...] = ()
+        if objective == "pairing":
+            pairings = as_pairings(LogitPairing() if pairing is None else pairing)
+        vars(self)["pairing"] = pairings
+        vars(self)["_taps"], vars(self)["_tapped"] = _tap(model, pairings)
+        first = self.seed if self.seed is not None else int(tf.random.uniform((), maxval=2**31 - 1, dtype=tf.int32))
+        # [seed, training steps so far]: a weight, so that checkpoints continue with the same random numbers.
+        self.random_state = self.add_weight(
+            name="random_state",
+            shape=[2],
+            dtype=tf.int32,
+            initializer=lambda shape, dtype=None, **_: tf.constant([first, 0], dtype),
+            trainable=False,
+            aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+        )
+        self.pairing_loss_tracker = keras.metrics.Mean(name="pairing_loss")
+        self.adversarial_accuracy_tracker = keras.metrics.Mean(name="adversarial_accuracy")
+        self.built = True
+
+    # What Keras asks of a model.
+
+    def build(self, input_shape: Any = None) -> None:
+        """Nothing to build: the network is."""
+        self.built = True
+
+    def call(self, inputs: Any, training: Any = None, mask: Any = None) -> Any:
+        """The network's own outputs."""
+        return self.network(inputs, training=training)
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """The network's."""
+        return self.network.compute_output_shape(input_shape)
+
+    def compile(self, optimizer: Any = "rmsprop", loss: Any = None, metrics: Any = None, **kwargs: Any) -> None:
+        """As Model.compile. A loss given by name fits the network's last layer, logits or probabilities.
+
+        Raises:
+            ValueError: for a loss object whose `from_logits` contradicts the last layer.
+        """
+        head, units = trace_head(self.network)
+        loss = loss_for_head(loss, head)
+        super().compile(optimizer, loss, metrics_for_head(metrics, head, units), **kwargs)
+        vars(self)["_label_kind"] = data_checks.label_kind(loss)
+
+    def fit(self, x: Any = None, y: Any = None, **kwargs: Any) -> Any:
+        """As Model.fit. Arrays are checked before the first step, everything else batch by batch.
+
+        Raises:
+            ValueError: for images that are empty, of a wrong shape, NaN or outside the attack's `bounds`, and for
+                labels out of range or in the wrong form for the loss.
+        """
+        self._check_arrays(x, y)
+        with data_checks.explained():
+            return super().fit(x, y, **kwargs)
+
+    def evaluate(self, x: Any = None, y: Any = None, **kwargs: Any) -> Any:
+        """As Model.evaluate, with `adversarial_accuracy` if there is a `validation_attack`. Raises as `fit` does."""
+        self._check_arrays(x, y)
+        with data_checks.explained():
+            return super().evaluate(x, y, **kwargs)
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        serialize = keras.saving.serialize_keras_object
+        return {
+            "name": self.name,
+            "model": serialize(self.network),
+            "attack": serialize(self.attack),
+            "pairing": [serialize(p) for p in self.pairing],
+            "objective": self.objective,
+            "validation_attack": serialize(self.validation_attack),
+            "seed": self.seed,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> ErrorSilencedModel:
+        """The model that `get_config` describes, with new weights."""
+        parts = dict(config)
+        for name in ("model", "attack", "validation_attack"):
+            parts[name] = keras.saving.deserialize_keras_object(parts[name], custom_objects=custom_objects)
+        parts["pairing"] = [keras.saving.deserialize_keras_object(p) for p in parts["pairing"]] or None
+        return cls(parts.pop("model"), **parts)
+
+    # The training step.
+
+    def train_step(self, data: Any) -> dict[str, Any]:
+        """One step of the objective; called by `fit`."""
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        x, labels = self._prepared(x, y)
+        seed = tf.identity(self.random_state)
+        self.random_state.assign_add([0, 1])
+        weights = low_bit_weights(self.network)
+        renew_partition(weights, _fold(seed, 0))
+        if self.objective == "natural":
+            logs = self._natural_step(x, y, sample_weight)
+        else:
+            x_adv = self._perturb(self.attack, x, labels, _fold(seed, 1 + _replica()), partitioned=True)
+            if self.objective == "adversarial":
+                logs = self._adversarial_step(x_adv, y, labels, sample_weight)
+            else:
+                logs = self._pairing_step(x, x_adv, y, labels, sample_weight)
+        if weights:
+            logs["ratio"] = tf.identity(weights[0].ratio)
+        return logs
+
+    def _natural_step(self, x: Any, y: Any, sample_weight: Any) -> dict[str, Any]:
+        with tf.GradientTape() as tape:
+            outputs, _, _ = self._forward(x)
+            loss = self.compute_loss(x, y, outputs, sample_weight)
+        self._update(y, loss, tape)
+        return self._logs(x, y, outputs, sample_weight, ())
+
+    def _adversarial_step(self, x_adv: Any, y: Any, labels: Any, sample_weight: Any) -> dict[str, Any]:
+        with tf.GradientTape() as tape:
+            outputs, logits, _ = self._forward(x_adv)
+            loss = self.compute_loss(x_adv, y, outputs, sample_weight)
+        self._update(y, loss, tape)
+        self.adversarial_accuracy_tracker.update_state(_correct(logits, labels))
+        return self._logs(x_adv, y, outputs, sample_weight, (self.adversarial_accuracy_tracker,))
+
+    def _pairing_step(self, x: Any, x_adv: Any, y: Any, labels: Any, sample_weight: Any) -> dict[str, Any]:
+        with tf.GradientTape() as tape:
+            outputs, logits, taps = self._forward(tf.concat([x, x_adv], axis=0))
+            clean, _ = tf.split(outputs, 2)
+            pairing = self._pairing_loss({**taps, LOGITS: logits}, sample_weight)
+            loss = self.compute_loss(x, y, clean, sample_weight) + pairing
+        self._update(y, loss, tape)
+        self.pairing_loss_tracker.update_state(pairing)
+        self.adversarial_accuracy_tracker.update_state(_correct(tf.split(logits, 2)[1], labels))
+        trackers = (self.pairing_loss_tracker, self.adversarial_accuracy_tracker)
+        return self._logs(x, y, clean, sample_weight, trackers)
+
+    def test_step(self, data: Any) -> dict[str, Any]:
+        """One batch of `evaluate`: clean, and under the validation attack if there is one."""
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        x, labels = self._prepared(x, y)
+        outputs = self(x, training=False)
+        self.compute_loss(x, y, outputs, sample_weight)
+        if self.validation_attack is None:
+            return self._logs(x, y, outputs, sample_weight, ())
+        # The same random numbers each time, so that epochs can be compared.
+        x_adv = self._perturb(self.validation_attack, x, labels, tf.constant([0, 0]), partitioned=False)
+        self.adversarial_accuracy_tracker.update_state(_correct(logits_fn(self.network)(x_adv), labels))
+        return self._logs(x, y, outputs, sample_weight, (self.adversarial_accuracy_tracker,))
+
+    # Its parts.
+
+    def _forward(self, x: Any) -> tuple[Any, Any, dict[str, Any]]:
+        """Outputs, logits and tapped activations of the network in training mode."""
+        if not tf.inside_function():  # run_eagerly: logits can be found in a graph only
+            return tf.function(self._forward)(x)
+        outputs, taps = self._tapped(x, training=True) if self._taps else (self.network(x, training=True), [])
+        logits = logits_of(outputs)
+        # From the logits on, the loss does not have to go through saturated probabilities.
+        return apply_head(head_kind(outputs), logits), logits, dict(zip(self._taps, taps, strict=True))
+
+    def _perturb(self, attack: Attack, x: Any, labels: Any, seed: Any, partitioned: bool) -> Any:
+        """x_adv against the network in inference mode, its low-bit weights quantized once for all steps."""
+        if not tf.inside_function():
+            return tf.function(self._perturb)(attack, x, labels, seed, partitioned)
+        with frozen_weights(self.network, partitioned=partitioned):
+            return attack.perturb(logits_fn(self.network), x, labels, seed=seed)
+
+    def _pairing_loss(self, activations: dict[str, Any], sample_weight: Any) -> Any:
+        """Sum over pairings and layers of lambda * mean distance, samples weighted as in Keras' losses."""
+        total = tf.constant(0.0)
+        for pairing in self.pairing:
+            for name, weight in pairing.weights.items():
+                clean, adv = tf.split(activations[name], 2)
+                distance = pairing_distance(clean, adv, pairing.distance)
+                if sample_weight is not None:
+                    distance *= tf.cast(tf.reshape(sample_weight, [-1]), distance.dtype)
+                total += weight * tf.reduce_mean(distance)
+        return total / tf.distribute.get_strategy().num_replicas_in_sync
+
+    def _update(self, y: Any, loss: Any, tape: Any) -> None:
+        self._validate_target_and_loss(y, loss)
+        self.optimizer.minimize(loss, self.trainable_variables, tape=tape)
+
+    def _logs(self, x: Any, y: Any, outputs: Any, sample_weight: Any, trackers: tuple[Any, ...]) -> dict[str, Any]:
+        """The compiled metrics, and of this model's own just those that this step updates."""
+        logs = self.compute_metrics(x, y, outputs, sample_weight)
+        own = {self.pairing_loss_tracker.name, self.adversarial_accuracy_tracker.name}
+        used = {tracker.name for tracker in trackers}
+        return {name: value for name, value in logs.items() if name not in own or name in used}
+
+    def _prepared(self, x: Any, y: Any) -> tuple[Any, Any]:
+        """Float images and class ids of a batch, checked."""
+        attacks = [a for a in (self.attack, self.validation_attack) if a is not None]
+        bounds = attacks[0].bounds if attacks else None
+        units = self.network.output_shape[-1]
+        return data_checks.check_batch(x, y, bounds, units, vars(self).get("_label_kind"))
+
+    def _check_arrays(self, x: Any, y: Any) -> None:
+        attacks = [a for a in (self.attack, self.validation_attack) if a is not None]
+        bounds = attacks[0].bounds if attacks else None
+        units = self.network.output_shape[-1]
+        shape = self.network.input_shape
+        data_checks.check_arrays(x, y, bounds, shape, units, vars(self).get("_label_kind"))
+
+
+def _fold(seed: Any, data: Any) -> Any:
+    return tf.random.experimental.stateless_fold_in(seed, data)
+
+
+def _replica() -> Any:
+    """Number of this replica: each attacks its own images with random numbers of its own."""
+    context = tf.distribute.get_replica_context()
+    return 0 if context is None else tf.cast(context.replica_id_in_sync_group, tf.int32)
+
+
+def _correct(logits: Any, labels: Any) -> Any:
+    return tf.cast(tf.argmax(class_logits(logits), axis=1, output_type=tf.int32) == labels, tf.float32)
+
+
+def _check_model(model: Any) -> None:
+    if not isinstance(model, keras.Model):
+        kind = f"{type(model).__module__}.{type(model).__name__}"
+        raise TypeError(
+            f"Expected a tf_keras.Model: a low-bit model from esq.quantize_model, or a float one. Received {kind}."
+        )
+    if isinstance(model, ErrorSilencedModel):
+        raise TypeError(
+            f"Expected a network. Received {model.name!r}, which is an ErrorSilencedModel already. Pass its `.network`."
+        )
+    if not model.built:
+        raise ValueError(
+            f"Expected a built model. Received {model.name!r}, whose input shape is not known yet. Start it with "
+            "keras.Input(shape), or call model.build((None, height, width, channels)) first."
+        )
+
+
+def _tap(network: Any, pairings: tuple[Pairing, ...]) -> tuple[list[str], Any]:
+    """Names of the layers to pair, and a model (output, [their outputs]) that shares all layers with the network."""
+    names = list(dict.fromkeys(n for p in pairings for n in p.weights if n != LOGITS))
+    if not names:
+        return [], None
+    if not getattr(network, "outputs", None):
+        raise TypeError(
+            f"Expected a Sequential or functional model for ActivationPairing. Received the subclassed model "
+            f"{network.name!r}. Pair its logits, or rebuild it as keras.Model(inputs, outputs)."
+        )
+    outputs = {layer.name: node.outputs for layer, node in ordered_nodes(network)}
+    for name in names:
+        if name not in outputs:
+            raise ValueError(
+                f"Expected the names of layers of {network.name!r} to pair. Received {name!r}. "
+                + near_matches(name, [*outputs, LOGITS])
+            )
+    return names, keras.Model(network.inputs, [network.outputs[0], [outputs[name] for name in names]])

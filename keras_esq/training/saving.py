@@ -1,0 +1,43 @@
+"""`load_model`: what `.save` wrote, low-bit models and ErrorSilencedModels included."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from typing import Any
+
+from keras_esq._keras import keras, tfmot_quantization
+from keras_esq.quantize.wrapper import LowBitWrapper
+
+
+def load_model(
+    path: str | os.PathLike[str], *, custom_objects: dict[str, Any] | None = None, compile: bool = True
+) -> Any:
+    """Load a model that `model.save(path)` wrote, as a .keras file, an .h5 file or a SavedModel folder.
+
+    Predictions come back exactly, and so does the state of a training: ratio, partition, optimizer.
+
+    Args:
+        path: the file or folder.
+        custom_objects: {name: class or function} for layers and losses of your own.
+        compile: restore optimizer, loss and metrics too.
+
+    Returns:
+        The tf-keras model.
+
+    Raises:
+        FileNotFoundError: if there is nothing at `path`.
+        ValueError: if it is not a Keras model, is damaged, or needs `custom_objects`.
+    """
+    path = os.fspath(path)
+    if not os.path.exists(path):
+        raise FileNotFoundError(f"Expected a saved model. Received {path!r}, where there is nothing. Check the path.")
+    try:
+        with tfmot_quantization.quantize_scope({"QuantizeWrapperV2": LowBitWrapper, **(custom_objects or {})}):
+            return keras.models.load_model(path, compile=compile)
+    except (ValueError, TypeError, OSError, KeyError, AttributeError, zipfile.BadZipFile, EOFError) as error:
+        raise ValueError(
+            f"Expected a model written by model.save() of tf-keras or keras_esq. Could not load {path!r}: "
+            f"{type(error).__name__}: {error}. If it has layers or losses of your own, pass custom_objects="
+            "{'Name': Class}; if the file is damaged, save the model again."
+        ) from error
