@@ -1,0 +1,115 @@
+"""Small image classifiers that are hard to fool: 1- and 2-bit weights, trained so that adversarial noise is not amplified.
+
+    import keras_esq as esq
+
+Names are loaded when they are first used: importing the package loads neither TensorFlow nor any interpreter, tuner or
+plotting library.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from keras_esq import attacks, data, models
+    from keras_esq.conversion import ConversionError, convert, inspect
+    from keras_esq.evaluation import (
+        AmplificationProfile,
+        RobustnessReport,
+        error_amplification,
+        evaluate_robustness,
+        plot_amplification,
+    )
+    from keras_esq.quantize import (
+        Binary,
+        BinaryQuantizeConfig,
+        LowBitScheme,
+        Ternary,
+        TernaryQuantizeConfig,
+        binarize,
+        quantize_model,
+        strip,
+        summary,
+        ternarize,
+    )
+    from keras_esq.runtime import Flatbuffer, available_runtimes
+    from keras_esq.training import ActivationPairing, ErrorSilencedModel, LogitPairing, QuantizationRatio, load_model
+
+__version__ = "0.1.0"
+
+# Module -> the public names that it gives; an empty list makes the module itself a public name.
+_PUBLIC: dict[str, list[str]] = {
+    "attacks": [],
+    "data": [],
+    "models": [],
+    "conversion": ["ConversionError", "convert", "inspect"],
+    "evaluation": [
+        "AmplificationProfile",
+        "RobustnessReport",
+        "error_amplification",
+        "evaluate_robustness",
+        "plot_amplification",
+    ],
+    "quantize": [
+        "Binary",
+        "BinaryQuantizeConfig",
+        "LowBitScheme",
+        "Ternary",
+        "TernaryQuantizeConfig",
+        "binarize",
+        "quantize_model",
+        "strip",
+        "summary",
+        "ternarize",
+    ],
+    "runtime": ["Flatbuffer", "available_runtimes"],
+    "training": ["ActivationPairing", "ErrorSilencedModel", "LogitPairing", "QuantizationRatio", "load_model"],
+}
+_MODULE_OF = {name: module for module, names in _PUBLIC.items() for name in names}
+
+__all__ = [
+    "ActivationPairing",
+    "AmplificationProfile",
+    "Binary",
+    "BinaryQuantizeConfig",
+    "ConversionError",
+    "ErrorSilencedModel",
+    "Flatbuffer",
+    "LogitPairing",
+    "LowBitScheme",
+    "QuantizationRatio",
+    "RobustnessReport",
+    "Ternary",
+    "TernaryQuantizeConfig",
+    "attacks",
+    "available_runtimes",
+    "binarize",
+    "convert",
+    "data",
+    "error_amplification",
+    "evaluate_robustness",
+    "inspect",
+    "load_model",
+    "models",
+    "plot_amplification",
+    "quantize_model",
+    "strip",
+    "summary",
+    "ternarize",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULE_OF:
+        value = getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    elif name in _PUBLIC:
+        value = importlib.import_module(f"{__name__}.{name}")
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULE_OF, *_PUBLIC})

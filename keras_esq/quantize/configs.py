@@ -120,10 +120,11 @@ class _NamedQuantizeConfig(LowBitQuantizeConfig):
 
     def __init__(self, activation_bits: int | None = None, **settings: Any) -> None:
         super().__init__(self.quantizer_class(**settings), activation_bits)
+        self.settings = settings
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
-        return {"activation_bits": self.activation_bits, **self.quantizer.get_config()}
+        return {"activation_bits": self.activation_bits, **self.settings}
 
 
 @keras.saving.register_keras_serializable(package="keras_esq")

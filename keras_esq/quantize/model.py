@@ -104,7 +104,7 @@ class _Rules:
     """Which quantizer a layer gets, by name; remembers what matched, so that a mistyped name is an error."""
 
     def __init__(self, weights: Any, skip: list[str], settings: dict[str, Any]) -> None:
-        given = weights if isinstance(weights, Mapping) else {"*": weights}
+        given = weights if isinstance(weights, Mapping) else {"*": get_quantizer(weights)}
         get_quantizer("binary", **settings)  # checks the settings even where every quantizer is an instance
         self.quantizers = {
             pattern: None if value is None else _with_settings(get_quantizer(value), settings)
@@ -123,7 +123,7 @@ class _Rules:
         skipped = [pattern for pattern in self.skip if _matches(pattern, names)]
         matching = [pattern for pattern in self.quantizers if _matches(pattern, names)]
         self.used.update(skipped, matching)
-        exact = [pattern for pattern in matching if pattern in names]
+        exact = [name for name in names if name in self.quantizers]
         best = (exact or matching or [None])[0]
         quantizer = None if skipped or best is None else self.quantizers[best]
         self.quantized += quantizer is not None

@@ -36,7 +36,7 @@ class LowBitWrapper(tfmot_quantization.QuantizeWrapperV2):
         try:
             return super().call(inputs, training=training, **kwargs)
         finally:
-            vars(self.layer).update(variables)
+            self.layer.__dict__.update(variables)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         """The wrapped layer's; tfmot's own asks for `layer.input_shape`, which a wrapped layer does not have."""

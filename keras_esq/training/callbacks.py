@@ -40,8 +40,8 @@ class QuantizationRatio(keras.callbacks.Callback):
             )
         if not low_bit_weights(self.model):
             raise ValueError(
-                f"Expected a low-bit model. Received {self.model.network.name!r}, which has only float weights. Make it "
-                "one with esq.quantize_model(model, weights='ternary'), or drop QuantizationRatio."
+                f"Expected a low-bit model. Received {self.model.network.name!r}, which has only float weights. Make "
+                "it one with esq.quantize_model(model, weights='ternary'), or drop QuantizationRatio."
             )
         epochs = self.params["epochs"]
         last = check_ratio(self.schedule(epochs - 1, epochs))

@@ -93,8 +93,8 @@ class ErrorSilencedModel(keras.Model):
         pairings: tuple[Pairing, ...] = ()
         if objective == "pairing":
             pairings = as_pairings(LogitPairing() if pairing is None else pairing)
-        vars(self)["pairing"] = pairings
-        vars(self)["_taps"], vars(self)["_tapped"] = _tap(model, pairings)
+        self.__dict__["pairing"] = pairings
+        self.__dict__["_taps"], self.__dict__["_tapped"] = _tap(model, pairings)
         first = self.seed if self.seed is not None else int(tf.random.uniform((), maxval=2**31 - 1, dtype=tf.int32))
         # [seed, training steps so far]: a weight, so that checkpoints continue with the same random numbers.
         self.random_state = self.add_weight(
@@ -132,7 +132,7 @@ class ErrorSilencedModel(keras.Model):
         head, units = trace_head(self.network)
         loss = loss_for_head(loss, head)
         super().compile(optimizer, loss, metrics_for_head(metrics, head, units), **kwargs)
-        vars(self)["_label_kind"] = data_checks.label_kind(loss)
+        self.__dict__["_label_kind"] = data_checks.label_kind(loss)
 
     def fit(self, x: Any = None, y: Any = None, **kwargs: Any) -> Any:
         """As Model.fit. Arrays are checked before the first step, everything else batch by batch.
@@ -246,7 +246,7 @@ class ErrorSilencedModel(keras.Model):
         # From the logits on, the loss does not have to go through saturated probabilities.
         return apply_head(head_kind(outputs), logits), logits, dict(zip(self._taps, taps, strict=True))
 
-    def _perturb(self, attack: Attack, x: Any, labels: Any, seed: Any, partitioned: bool) -> Any:
+    def _perturb(self, attack: Any, x: Any, labels: Any, seed: Any, partitioned: bool) -> Any:
         """x_adv against the network in inference mode, its low-bit weights quantized once for all steps."""
         if not tf.inside_function():
             return tf.function(self._perturb)(attack, x, labels, seed, partitioned)
@@ -281,14 +281,14 @@ class ErrorSilencedModel(keras.Model):
         attacks = [a for a in (self.attack, self.validation_attack) if a is not None]
         bounds = attacks[0].bounds if attacks else None
         units = self.network.output_shape[-1]
-        return data_checks.check_batch(x, y, bounds, units, vars(self).get("_label_kind"))
+        return data_checks.check_batch(x, y, bounds, units, self.__dict__.get("_label_kind"))
 
     def _check_arrays(self, x: Any, y: Any) -> None:
         attacks = [a for a in (self.attack, self.validation_attack) if a is not None]
         bounds = attacks[0].bounds if attacks else None
         units = self.network.output_shape[-1]
         shape = self.network.input_shape
-        data_checks.check_arrays(x, y, bounds, shape, units, vars(self).get("_label_kind"))
+        data_checks.check_arrays(x, y, bounds, shape, units, self.__dict__.get("_label_kind"))
 
 
 def _fold(seed: Any, data: Any) -> Any:
