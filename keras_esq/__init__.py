@@ -1,4 +1,4 @@
-"""Small image classifiers that are hard to fool: 1- and 2-bit weights, trained so that adversarial noise is not amplified.
+"""Small image classifiers that are hard to fool: 1- and 2-bit weights, trained so that noise is not amplified.
 
     import keras_esq as esq
 

@@ -33,4 +33,29 @@ def _import_tfmot_quantization() -> ModuleType:
 
 tfmot_quantization: Any = _import_tfmot_quantization()
 
-__all__ = ["keras", "tfmot_quantization"]
+
+def describe(obj: Any) -> dict[str, Any] | None:
+    """A registered object as plain data that all of Keras' file formats keep, each of which has its own notation."""
+    if obj is None:
+        return None
+    return {"class": keras.saving.get_registered_name(type(obj)), "config": obj.get_config()}
+
+
+def from_description(description: dict[str, Any] | None) -> Any:
+    """The object that `describe` described.
+
+    Raises:
+        ValueError: if its class is not registered in this program.
+    """
+    if description is None:
+        return None
+    cls = keras.saving.get_registered_object(description["class"])
+    if cls is None:
+        raise ValueError(
+            f"Expected the class {description['class']!r} to be registered. Import the module that defines it, and "
+            "decorate it with keras.saving.register_keras_serializable() if it is your own."
+        )
+    return cls.from_config(description["config"])
+
+
+__all__ = ["describe", "from_description", "keras", "tfmot_quantization"]

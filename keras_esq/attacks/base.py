@@ -14,6 +14,7 @@ import tensorflow as tf
 from keras_esq._checks import check_bounds, check_count, check_images, check_labels, check_positive, check_seed
 from keras_esq._keras import keras
 from keras_esq.attacks.logits import LogitsFn, cached_on, check_model, input_shape_of, logits_fn
+from keras_esq.attacks.result import AttackResult
 from keras_esq.quantize import frozen_weights
 
 # float, or a scalar tensor or variable: a curriculum changes it between steps without a new trace.
@@ -43,6 +44,11 @@ class Attack(abc.ABC):
     # Scalars handed to the compiled function as tensors, so that another value needs no new trace.
     traced_fields: ClassVar[tuple[str, ...]] = ()
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        # A model saved with an attack, the user's own included, must find its class again.
+        super().__init_subclass__(**kwargs)
+        keras.saving.register_keras_serializable(package=cls.__module__.split(".")[0])(cls)
+
     def __post_init__(self) -> None:
         """Check the settings; subclasses call this and check theirs."""
         self._set("bounds", check_bounds(self.bounds))
@@ -50,7 +56,7 @@ class Attack(abc.ABC):
             raise TypeError(f"Expected targeted to be True or False. Received: {self.targeted!r}.")
         if self.seed is not None:
             self._set("seed", check_seed("seed", self.seed))
-        for name in self.traced_fields:
+        for name in self._traced():
             self._set(name, _check_scalar(name, getattr(self, name)))
 
     @abc.abstractmethod
@@ -66,6 +72,10 @@ class Attack(abc.ABC):
         Returns:
             x_adv of the shape of `x`; `perturb` clips it to `bounds`.
         """
+
+    def view(self, model_fn: LogitsFn, x: tf.Tensor) -> LogitsFn:
+        """What `generate` sees of the network; success is judged by `model_fn` itself. Default: all as it is."""
+        return model_fn
 
     def perturb(
         self, model_fn: LogitsFn, x: tf.Tensor, y: tf.Tensor, *, seed: tf.Tensor, y_target: tf.Tensor | None = None
@@ -89,21 +99,30 @@ class Attack(abc.ABC):
             raise ValueError(f"Expected y_target for the targeted attack {type(self).__name__}. Received: None.")
         x = tf.stop_gradient(tf.cast(x, tf.float32))
         labels = tf.cast(y_target if self.targeted else y, tf.int32)
-        x_adv = self.generate(model_fn, x, labels, seed)
+        x_adv = self.generate(self.view(model_fn, x), x, labels, seed)
         return tf.stop_gradient(tf.clip_by_value(x_adv, *self.bounds))
 
-    def __call__(self, model: keras.Model, x: Any, y: Any, *, y_target: Any = None, batch_size: int = 128) -> Any:
-        """Attack `model` at the images `x`.
+    def __call__(self, model: Any, x: Any, y: Any, *, y_target: Any = None, batch_size: int = 128) -> Any:
+        """Attack `model` at the images `x`: `run`, and of its result the images.
+
+        Args and Raises: as for `run`.
+
+        Returns:
+            x_adv, float32, of the shape of `x`: a tensor if `x` is one, else an array.
+        """
+        x_adv = self.run(model, x, y, y_target=y_target, batch_size=batch_size).x_adv
+        return tf.constant(x_adv) if tf.is_tensor(x) else x_adv
+
+    def run(self, model: Any, x: Any, y: Any, *, y_target: Any = None, batch_size: int = 128) -> AttackResult:
+        """Attack `model` at the images `x` and say where it worked.
 
         Args:
-            model: a tf_keras classifier: float, quantized or ErrorSilencedModel; logits, softmax or sigmoid.
+            model: a tf_keras classifier: float, quantized or ErrorSilencedModel; logits, softmax or sigmoid. Attacks
+                without gradients take any classifier, see `BlackBoxAttack`.
             x: images (n, ...) inside `bounds`, array or eager tensor.
             y: true class ids (n,) or (n, 1), or one-hot rows (n, k).
             y_target: the same for the classes to reach; needed if `targeted`.
             batch_size: images attacked at once: memory against speed.
-
-        Returns:
-            x_adv, float32, of the shape of `x`: a tensor if `x` is one, else an array.
 
         Raises:
             TypeError: if `model` is not a tf_keras model, or `x` or `y` does not hold numbers.
@@ -114,21 +133,16 @@ class Attack(abc.ABC):
         check_count("batch_size", batch_size)
         images = check_images(x, self.bounds, input_shape_of(model))
         num_classes = int(logits_fn(model)(tf.constant(images[:1])).shape[-1])
-        labels = check_labels(y, num_classes, len(images))
-        if self.targeted != (y_target is not None):
-            wanted = "y_target, the classes to reach" if self.targeted else "no y_target, as the attack is untargeted"
-            raise ValueError(
-                f"Expected {wanted}. Received: {y_target!r}. Set targeted={not self.targeted} or change it."
-            )
-        if y_target is not None:
-            labels = check_labels(y_target, num_classes, len(images), name="y_target")
-        seed = _next_seed() if self.seed is None else self.seed
+        labels = self._labels(y, y_target, num_classes, len(images))
+        seed = self._call_seed()
         run = self._compiled(model, images.shape[1:])
-        scalars = [self._value(name) for name in self.traced_fields]
-        result = np.empty_like(images)
+        scalars = [self._value(name) for name in self._traced()]
+        result, success = np.empty_like(images), np.empty(len(images), bool)
         for number, start in enumerate(range(0, len(images), batch_size)):
             batch = slice(start, start + batch_size)
-            x_adv, finite, probabilities = run(images[batch], labels[batch], tf.constant([seed, number]), *scalars)
+            x_adv, fooled, finite, probabilities = run(
+                images[batch], labels[batch], tf.constant([seed, number]), *scalars
+            )
             if not finite:
                 raise ValueError(
                     f"Expected finite logits and gradients. The model returned NaN or infinity for some of the images "
@@ -137,33 +151,65 @@ class Attack(abc.ABC):
                 )
             if probabilities:
                 raise ValueError(HIDDEN_SOFTMAX)
-            result[batch] = x_adv.numpy()
-        return tf.constant(result) if tf.is_tensor(x) else result
+            result[batch], success[batch] = x_adv.numpy(), fooled.numpy()
+        return AttackResult(x_adv=result, success=success)
+
+    def fooled(self, labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+        """Where the attack has what it wants, (n,) bool: another class than the true one, or the target."""
+        predicted = tf.argmax(logits, axis=1, output_type=labels.dtype)
+        return tf.equal(predicted, labels) if self.targeted else tf.not_equal(predicted, labels)
+
+    def _labels(self, y: Any, y_target: Any, num_classes: int, n: int) -> np.ndarray:
+        """What `generate` is given, (n,): the true classes or the targets, checked."""
+        labels = check_labels(y, num_classes, n)
+        if self.targeted != (y_target is not None):
+            wanted = "y_target, the classes to reach" if self.targeted else "no y_target, as the attack is untargeted"
+            raise ValueError(
+                f"Expected {wanted}. Received: {y_target!r}. Set targeted={not self.targeted} or change it."
+            )
+        return labels if y_target is None else check_labels(y_target, num_classes, n, name="y_target")
+
+    def _call_seed(self) -> int:
+        return _next_seed() if self.seed is None else self.seed
 
     def _compiled(self, model: keras.Model, shape: tuple[int, ...]) -> Any:
         """The attack on batches of images of `shape`, traced once per model and settings for any batch size."""
 
         def run(x: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor, *scalars: tf.Tensor) -> tuple[tf.Tensor, ...]:
-            attack = dataclasses.replace(self, **dict(zip(self.traced_fields, scalars, strict=True)))
+            attack = dataclasses.replace(self, **dict(zip(self._traced(), scalars, strict=True)))
             model_fn = logits_fn(model)
             with frozen_weights(model):
                 x_adv = attack.perturb(model_fn, x, labels, seed=seed, y_target=labels)
                 # One forward more: a ReLU's gradient turns NaN into 0, so a broken model can look unattackable.
                 logits = model_fn(x_adv)
             finite = tf.reduce_all(tf.math.is_finite(logits)) & tf.reduce_all(tf.math.is_finite(x_adv))
-            return x_adv, finite, looks_like_probabilities(logits)
+            return x_adv, self.fooled(labels, logits), finite, looks_like_probabilities(logits)
 
         signature = [
             tf.TensorSpec((None, *shape), tf.float32),
             tf.TensorSpec((None,), tf.int32),
             tf.TensorSpec((2,), tf.int32),
-            *(tf.TensorSpec((), tf.float32) for _ in self.traced_fields),
+            *(tf.TensorSpec((), tf.float32) for _ in self._traced()),
         ]
         return cached_on(
             model,
-            (self._key(skip=("seed", *self.traced_fields)), shape),
+            (self._key(skip=("seed", *self._traced())), shape),
             lambda: tf.function(run, input_signature=signature),
         )
+
+    def get_config(self) -> dict[str, Any]:
+        """The settings, for saving; a tensor among them by its present value."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {name: float(value) if _is_tensor(value) else value for name, value in values.items()}
+
+    @classmethod
+    def from_config(cls: type[SelfAttack], config: dict[str, Any]) -> SelfAttack:
+        """The attack that `get_config` describes."""
+        return cls(**config)
+
+    def _traced(self) -> tuple[str, ...]:
+        # An optional scalar that is not set (None) is no tensor.
+        return tuple(name for name in self.traced_fields if getattr(self, name) is not None)
 
     def _value(self, name: str) -> tf.Tensor:
         value = tf.cast(tf.convert_to_tensor(getattr(self, name)), tf.float32)

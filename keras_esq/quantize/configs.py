@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from keras_esq._keras import keras, tfmot_quantization
+from keras_esq._keras import describe, from_description, keras, tfmot_quantization
 from keras_esq.quantize.quantizers import Axis, Binary, LowBitQuantizer, Ternary
 
 layers = keras.layers
@@ -48,7 +48,7 @@ class LowBitQuantizeConfig(tfmot_quantization.QuantizeConfig):
 
     def __init__(self, quantizer: Any = None, activation_bits: int | None = None) -> None:
         if isinstance(quantizer, dict):  # as get_config() wrote it
-            quantizer = keras.saving.get_registered_object(quantizer["class"]).from_config(quantizer["config"])
+            quantizer = from_description(quantizer)
         if quantizer is not None and not isinstance(quantizer, LowBitQuantizer):
             raise TypeError(f"Expected quantizer to be esq.Binary(), esq.Ternary() or None. Received {quantizer!r}.")
         self.quantizer = quantizer
@@ -85,12 +85,8 @@ class LowBitQuantizeConfig(tfmot_quantization.QuantizeConfig):
         return [quantizers.MovingAverageQuantizer(num_bits=self.activation_bits, **_ACTIVATION_QUANTIZER)]
 
     def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments; the quantizer in a form that every one of Keras' file formats keeps."""
-        quantizer = None
-        if self.quantizer is not None:
-            name = keras.saving.get_registered_name(type(self.quantizer))
-            quantizer = {"class": name, "config": self.quantizer.get_config()}
-        return {"quantizer": quantizer, "activation_bits": self.activation_bits}
+        """The constructor's arguments."""
+        return {"quantizer": describe(self.quantizer), "activation_bits": self.activation_bits}
 
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and self.get_config() == other.get_config()

@@ -7,7 +7,7 @@ from typing import Any
 import tensorflow as tf
 
 from keras_esq._checks import check_count, near_matches
-from keras_esq._keras import keras
+from keras_esq._keras import describe, from_description, keras
 from keras_esq.attacks import PGD
 from keras_esq.attacks.base import Attack
 from keras_esq.attacks.logits import class_logits, head_kind, logits_fn, logits_of
@@ -134,7 +134,7 @@ class ErrorSilencedModel(keras.Model):
         super().compile(optimizer, loss, metrics_for_head(metrics, head, units), **kwargs)
         self.__dict__["_label_kind"] = data_checks.label_kind(loss)
 
-    def fit(self, x: Any = None, y: Any = None, **kwargs: Any) -> Any:
+    def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """As Model.fit. Arrays are checked before the first step, everything else batch by batch.
 
         Raises:
@@ -143,24 +143,34 @@ class ErrorSilencedModel(keras.Model):
         """
         self._check_arrays(x, y)
         with data_checks.explained():
-            return super().fit(x, y, **kwargs)
+            return super().fit(x, y, *args, **kwargs)
 
-    def evaluate(self, x: Any = None, y: Any = None, **kwargs: Any) -> Any:
+    def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """As Model.evaluate, with `adversarial_accuracy` if there is a `validation_attack`. Raises as `fit` does."""
         self._check_arrays(x, y)
         with data_checks.explained():
-            return super().evaluate(x, y, **kwargs)
+            return super().evaluate(x, y, *args, **kwargs)
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        """Compile as a saved model was; Keras leaves that to models with a `compile` of their own."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        """As Model.save, before the first call too."""
+        if self.save_spec() is None:
+            self(keras.Input(self.network.input_shape[1:]))  # tells Keras the input's shape
+        super().save(*args, **kwargs)
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
-        serialize = keras.saving.serialize_keras_object
         return {
             "name": self.name,
-            "model": serialize(self.network),
-            "attack": serialize(self.attack),
-            "pairing": [serialize(p) for p in self.pairing],
+            "model": self.network.to_json(),
+            "attack": describe(self.attack),
+            "pairing": [describe(p) for p in self.pairing],
             "objective": self.objective,
-            "validation_attack": serialize(self.validation_attack),
+            "validation_attack": describe(self.validation_attack),
             "seed": self.seed,
         }
 
@@ -168,10 +178,11 @@ class ErrorSilencedModel(keras.Model):
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> ErrorSilencedModel:
         """The model that `get_config` describes, with new weights."""
         parts = dict(config)
-        for name in ("model", "attack", "validation_attack"):
-            parts[name] = keras.saving.deserialize_keras_object(parts[name], custom_objects=custom_objects)
-        parts["pairing"] = [keras.saving.deserialize_keras_object(p) for p in parts["pairing"]] or None
-        return cls(parts.pop("model"), **parts)
+        network = keras.models.model_from_json(parts.pop("model"), custom_objects=custom_objects)
+        for name in ("attack", "validation_attack"):
+            parts[name] = from_description(parts[name])
+        parts["pairing"] = [from_description(p) for p in parts["pairing"]] or None
+        return cls(network, **parts)
 
     # The training step.
 
@@ -215,9 +226,10 @@ class ErrorSilencedModel(keras.Model):
             outputs, logits, taps = self._forward(tf.concat([x, x_adv], axis=0))
             clean, _ = tf.split(outputs, 2)
             pairing = self._pairing_loss({**taps, LOGITS: logits}, sample_weight)
-            loss = self.compute_loss(x, y, clean, sample_weight) + pairing
+            # As one more regularization loss, the pairing is part of the logged loss and scaled for replicas.
+            loss = self.compiled_loss(y, clean, sample_weight, regularization_losses=[*self.losses, pairing])
         self._update(y, loss, tape)
-        self.pairing_loss_tracker.update_state(pairing)
+        self.pairing_loss_tracker.update_state(pairing, sample_weight=tf.shape(x)[0])
         self.adversarial_accuracy_tracker.update_state(_correct(tf.split(logits, 2)[1], labels))
         trackers = (self.pairing_loss_tracker, self.adversarial_accuracy_tracker)
         return self._logs(x, y, clean, sample_weight, trackers)
@@ -263,7 +275,7 @@ class ErrorSilencedModel(keras.Model):
                 if sample_weight is not None:
                     distance *= tf.cast(tf.reshape(sample_weight, [-1]), distance.dtype)
                 total += weight * tf.reduce_mean(distance)
-        return total / tf.distribute.get_strategy().num_replicas_in_sync
+        return total
 
     def _update(self, y: Any, loss: Any, tape: Any) -> None:
         self._validate_target_and_loss(y, loss)

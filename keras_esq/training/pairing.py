@@ -53,9 +53,8 @@ def pairing_distance(clean: tf.Tensor, adv: tf.Tensor, distance: str) -> tf.Tens
         float32 of shape (n,).
     """
     check_distance(distance)
-    size = clean.shape[1:].num_elements()
-    flat = [-1, size] if size is not None else [tf.shape(clean)[0], -1]
-    pair = (tf.reshape(tf.cast(t, tf.float32), flat) for t in (clean, adv))
+    clean, adv = (tf.cast(tf.convert_to_tensor(t), tf.float32) for t in (clean, adv))
+    pair = (tf.reshape(t, [tf.shape(t)[0], -1]) for t in (clean, adv))
     return DISTANCES[distance](*pair)
 
 

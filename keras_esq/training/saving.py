@@ -15,7 +15,8 @@ def load_model(
 ) -> Any:
     """Load a model that `model.save(path)` wrote, as a .keras file, an .h5 file or a SavedModel folder.
 
-    Predictions come back exactly, and so does the state of a training: ratio, partition, optimizer.
+    Predictions come back exactly, and so does the state of a training: ratio, partition, random numbers and, from a
+    .keras file, the optimizer. (tf-keras itself starts with a new optimizer state after loading a SavedModel.)
 
     Args:
         path: the file or folder.
