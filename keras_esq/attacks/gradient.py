@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -13,10 +14,76 @@ from keras_esq.attacks.base import Attack, Scalar
 from keras_esq.attacks.logits import LogitsFn
 from keras_esq.attacks.losses import AttackLoss, get_loss
 from keras_esq.attacks.norms import ORDER, Norm, get_norm
+from keras_esq.attacks.temperature import Temperature, check_temperature, tempered
+
+
+NO_GRADIENT = (
+    "Expected a model whose loss can be differentiated by its input. Received one without a gradient "
+    "(rounding, argmax or integer casts on the way). Use a straight-through layer or a black-box attack."
+)
+
+
+def value_and_gradient(
+    model_fn: LogitsFn, x: tf.Tensor, objective: Callable[[tf.Tensor], tf.Tensor], samples: int = 1
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Objective (n,), logits (n, k) and the objective's gradient (n, ...) at the images `x` (n, ...).
+
+    Args:
+        model_fn: x (n, ...) -> class logits (n, k).
+        x: images (n, ...).
+        objective: logits (n, k) -> (n,).
+        samples: all three are means over so many forward passes, for networks that are random in inference.
+
+    Raises:
+        ValueError: if there is no gradient.
+    """
+
+    def once() -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(x)
+            logits = model_fn(x)
+            value = objective(logits)
+        gradient = tape.gradient(value, x)
+        if gradient is None:
+            raise ValueError(NO_GRADIENT)
+        return value, logits, gradient
+
+    if samples == 1:
+        return once()
+
+    def body(number: tf.Tensor, *sums: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        return number + 1, *(total + one for total, one in zip(sums, once(), strict=True))
+
+    _, *sums = tf.while_loop(
+        lambda number, *_: number < samples, body, (tf.constant(1), *once()), parallel_iterations=1
+    )
+    value, logits, gradient = (total / samples for total in sums)
+    return value, logits, gradient
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class GradientAttack(Attack):
+class WhiteBoxAttack(Attack):
+    """An attack that sees the network.
+
+    Args:
+        temperature: the logits are divided by it inside the attack (and nowhere else): a number > 0, or "auto", which
+            makes their median lead about 1 in each batch. Default None, as published. Needed where logits are so
+            large that gradients vanish, which `masking_audit` tells.
+    """
+
+    temperature: Temperature = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._set("temperature", check_temperature(self.temperature))
+
+    def view(self, model_fn: LogitsFn, x: tf.Tensor) -> LogitsFn:
+        """See `Attack.view`: the logits over the temperature."""
+        return tempered(model_fn, x, self.temperature)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class GradientAttack(WhiteBoxAttack):
     """An attack that climbs the gradient of a loss inside the ball of radius `eps`.
 
     Args:
@@ -25,6 +92,7 @@ class GradientAttack(Attack):
         norm: "linf" (or np.inf) or "l2" (or 2). Default "linf", the paper's.
         loss: "ce", "margin", "dlr" or a function (labels, logits) -> (n,) that grows as the sample gets more wrong.
             Default "ce", the paper's.
+        Others: temperature as `WhiteBoxAttack`; bounds, targeted, seed as `Attack`.
     """
 
     eps: Scalar = 8 / 255
@@ -36,6 +104,9 @@ class GradientAttack(Attack):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._set("norm", get_norm(self.norm))
+        self._check_loss()
+
+    def _check_loss(self) -> None:
         get_loss(self.loss)
 
     def objective(self, labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
@@ -43,20 +114,12 @@ class GradientAttack(Attack):
         loss = get_loss(self.loss)(labels, logits)
         return -loss if self.targeted else loss
 
-    def fooled(self, labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-        """Where the attack has what it wants, (n,) bool: another class than the true one, or the target."""
-        predicted = tf.argmax(logits, axis=1, output_type=labels.dtype)
-        return tf.equal(predicted, labels) if self.targeted else tf.not_equal(predicted, labels)
-
     def gradient(self, model_fn: LogitsFn, x: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         """Gradient of each sample's objective with respect to its image, (n, ...)."""
         # The undecorated function: the decorated one would trace anew for every model and warn about it.
         gradient = compute_gradient.python_function(model_fn, get_loss(self.loss), x, labels, self.targeted)
         if gradient is None:
-            raise ValueError(
-                "Expected a model whose loss can be differentiated by its input. Received one without a gradient "
-                "(rounding, argmax or integer casts on the way). Use a straight-through layer or a black-box attack."
-            )
+            raise ValueError(NO_GRADIENT)
         return gradient
 
     def ascend(self, gradient: tf.Tensor, length: Scalar) -> tf.Tensor:

@@ -11,8 +11,8 @@ import tensorflow as tf
 
 from keras_esq._checks import check_count, check_images, near_matches
 from keras_esq._keras import keras
+from keras_esq._text import aligned
 from keras_esq.attacks.logits import check_model, input_shape_of, logits_of, network_of
-from keras_esq.evaluation.report import aligned
 
 LOGITS = "logits"
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from keras_esq._checks import near_matches
 from keras_esq._files import write_atomic
+from keras_esq._text import aligned
 from keras_esq.evaluation.intervals import wilson_interval
 
 _FORMAT = 1
@@ -166,17 +165,3 @@ class RobustnessReport:
         from keras_esq.evaluation.plots import plot_report
 
         return plot_report(self, path)
-
-
-def aligned(rows: Iterable[Any]) -> str:
-    """Rows of cells as aligned text: the first column to the left, the others to the right, a rule below the header."""
-    cells = [[str(cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = [
-        "  ".join(
-            cell.rjust(width) if i else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in cells
-    ]
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from keras_esq._keras import keras, tfmot_quantization
+from keras_esq._text import aligned
 from keras_esq.quantize.configs import low_bit_kernels
 from keras_esq.quantize.graph import all_calls, check_network, walk_layers
 from keras_esq.quantize.wrapper import wrapper_low_bit_weights
@@ -85,12 +86,9 @@ class ModelSummary:
     def table(self) -> str:
         """An aligned text table."""
         head = ["layer", "type", "weights", "bits", "kernel weights", "other", "float bytes", "bytes", "zeros", "MACs"]
-        body = [_cells(r, f"{r.bits}") for r in self.rows]
+        body = [_cells(row, f"{row.bits}") for row in self.rows]
         total = _cells(self.totals, f"{self.bits_per_weight:.2f}")
-        widths = [max(len(row[i]) for row in [head, total, *body]) for i in range(len(head))]
-        line = "-" * (sum(widths) + 2 * (len(widths) - 1))
-        text = [_line(head, widths), line, *(_line(row, widths) for row in body), line, _line(total, widths)]
-        return "\n".join([*text, f"{self.name}: {self.compression:.1f}x smaller than float32"])
+        return f"{aligned([head, *body, total], left=3)}\n{self.name}: {self.compression:.1f}x smaller than float32"
 
     def __str__(self) -> str:
         return self.table()
@@ -160,9 +158,3 @@ def _cells(row: LayerSummary, bits: str) -> list[str]:
     counts = [row.weights, row.other_weights, row.float_bytes, row.low_bit_bytes]
     numbers = [f"{n:,}" for n in counts]
     return [row.name, row.kind, row.quantizer, bits, *numbers, f"{row.zeros:.1%}", f"{row.macs:,}"]
-
-
-def _line(cells: list[str], widths: list[int]) -> str:
-    left = [cell.ljust(width) for cell, width in zip(cells[:3], widths, strict=False)]
-    right = [cell.rjust(width) for cell, width in zip(cells[3:], widths[3:], strict=False)]
-    return "  ".join([*left, *right]).rstrip()

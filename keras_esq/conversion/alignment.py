@@ -1,0 +1,112 @@
+"""The int8 file beside its float twin, operator by operator, and the Keras layer that each of them came from."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from keras_esq.runtime.flatbuffer_format import constant, items, op_name, parse, text
+
+# Only the int8 file has these, at its ends and where ranges meet.
+_CASTS = ("QUANTIZE", "DEQUANTIZE")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One operator in both files.
+
+    Attributes:
+        layer: the Keras layer that it belongs to.
+        op: its name, such as "CONV_2D".
+        tensor: name of its output in the int8 file.
+        output: number of its output tensor in (int8 file, float twin).
+        constants: (int8 tensor, its values, float values) of each constant input.
+    """
+
+    layer: str
+    op: str
+    tensor: str
+    output: tuple[int, int]
+    constants: tuple[tuple[Any, np.ndarray, np.ndarray], ...]
+
+
+def align(content: bytes, twin: bytes, layers: list[str], output_layer: str) -> list[Pair]:
+    """The operators of the int8 file that have a counterpart in the float file of the same network.
+
+    Both come out of the same passes of the converter, so that normally all have. Where not (an operator that
+    quantization split or fused), the longest common sequence of (operator, shape) is aligned and the rest is left out.
+
+    Args:
+        content: the int8 file.
+        twin: the float file.
+        layers: names of the Keras layers in order of execution.
+        output_layer: name of the last of them.
+    """
+    left, right = parse(content), parse(twin)
+    ops, twin_ops = _operators(left), _operators(right)
+    matcher = difflib.SequenceMatcher(None, [_key(left, o) for o in ops], [_key(right, o) for o in twin_ops], False)
+    return [
+        _pair(left, right, ops[block.a + offset], twin_ops[block.b + offset], layers, output_layer)
+        for block in matcher.get_matching_blocks()
+        for offset in range(block.size)
+    ]
+
+
+def _operators(model: Any) -> list[Any]:
+    return [o for o in model.subgraphs[0].operators if op_name(model, o) not in _CASTS]
+
+
+def _key(model: Any, operator: Any) -> tuple[str, tuple[int, ...]]:
+    return op_name(model, operator), tuple(items(model.subgraphs[0].tensors[items(operator.outputs)[0]].shape))
+
+
+def _pair(left: Any, right: Any, operator: Any, twin_operator: Any, layers: list[str], output_layer: str) -> Pair:
+    tensors, twin_tensors = left.subgraphs[0].tensors, right.subgraphs[0].tensors
+    constants = []
+    for index, twin_index in zip(items(operator.inputs), items(twin_operator.inputs), strict=False):
+        if index < 0 or twin_index < 0:
+            continue
+        values, twin_values = constant(left, tensors[index]), constant(right, twin_tensors[twin_index])
+        if values is not None and twin_values is not None and values.shape == twin_values.shape:
+            constants.append((tensors[index], values, twin_values))
+    output, twin_output = items(operator.outputs)[0], items(twin_operator.outputs)[0]
+    name = text(tensors[output].name)
+    if output in items(left.subgraphs[0].outputs):
+        # The converter renames the graph's output.
+        layer = output_layer
+    else:
+        # Where the output's name tells nothing, that of the weights may.
+        names = [name, *(text(tensors[i].name) for i in items(operator.inputs)[1:] if i >= 0)]
+        layer = next((found for candidate in names if (found := layer_of(candidate, layers))), name)
+    return Pair(layer, op_name(left, operator), name, (output, twin_output), tuple(constants))
+
+
+def layer_of(tensor_name: str, layers: list[str]) -> str | None:
+    """The Keras layer that a tensor's name tells of, the last in order of execution where several were fused.
+
+    Args:
+        tensor_name: such as "model/relu/Relu;model/conv/Conv2D".
+        layers: names of the Keras layers in order of execution.
+    """
+    parts = {part for name in tensor_name.split(";") for part in name.split("/")[:-1]}
+    # A shared layer's later calls are numbered by the converter.
+    stems = parts | {re.sub(r"_\d+$", "", part) for part in parts}
+    return next((layer for layer in reversed(layers) if layer in stems), None)
+
+
+def quantization(tensor: Any) -> Iterator[np.ndarray]:
+    """Scale and zero point of a tensor, shaped to broadcast along its quantized axis; nothing for a float tensor."""
+    stored = tensor.quantization
+    if stored is None or stored.scale is None or len(stored.scale) == 0:
+        return
+    shape = [1] * len(items(tensor.shape))
+    if len(stored.scale) > 1:
+        shape[stored.quantizedDimension or 0] = len(stored.scale)
+    yield np.asarray(stored.scale, np.float64).reshape(shape)
+    zero_points = items(stored.zeroPoint) or [0]
+    yield np.asarray(zero_points * (len(stored.scale) // len(zero_points)), np.float64).reshape(shape)

@@ -1,0 +1,233 @@
+"""The whole way on real digits, in minutes: train, quantize, attack, convert, run. `keras-esq demo`."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from keras_esq import data
+from keras_esq._checks import check_seed
+from keras_esq._keras import keras
+from keras_esq._text import aligned
+from keras_esq.attacks import FGSM, PGD
+from keras_esq.conversion import convert
+from keras_esq.evaluation import (
+    AmplificationProfile,
+    RobustnessReport,
+    error_amplification,
+    evaluate_robustness,
+    plot_amplification,
+)
+from keras_esq.models import small_cnn
+from keras_esq.quantize import quantize_model, summary
+from keras_esq.runtime import Flatbuffer, available_runtimes
+from keras_esq.training import ErrorSilencedModel, QuantizationRatio
+
+# The recipe. eps is in input units: white is 1, so one of the digits' 16 steps of grey is 0.0625.
+EPS = 0.15
+WIDTH = 32
+BATCH = 64
+TRAINING_ATTACK = PGD(eps=EPS, step_size=EPS / 4, steps=7)
+TEST_ATTACKS = {
+    "FGSM": FGSM(eps=EPS),
+    "PGD": PGD(eps=EPS, step_size=EPS / 8, steps=40, restarts=5),
+    "PGD margin": PGD(eps=EPS, step_size=EPS / 8, steps=40, restarts=5, loss="margin"),
+}
+FILE_RUNTIMES = {"phone": ("litert", "tflite-runtime"), "mcu": ("tflm",)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """How one model of the demo is made.
+
+    Attributes:
+        name: the paper's acronym.
+        what: in words.
+        source: the model that it starts from, or None for new weights.
+        weights: quantizer, or None for float.
+        objective: of ErrorSilencedModel.
+        epochs, learning_rate, weight_decay: of SGD with momentum 0.9 and a cosine schedule.
+    """
+
+    name: str
+    what: str
+    source: str | None
+    weights: str | None
+    objective: str
+    epochs: int
+    learning_rate: float
+    weight_decay: float | None = None
+
+
+STEPS = (
+    Step("NF", "float, natural training", None, None, "natural", 15, 0.1, 5e-4),
+    Step("AF", "float, adversarial training", None, None, "adversarial", 40, 0.1, 5e-4),
+    Step("AVB", "vanilla binary from AF", "AF", "binary", "natural", 40, 0.05),
+    Step("AEB", "error-silenced binary from AF", "AF", "binary", "pairing", 40, 0.05),
+    Step("AET", "error-silenced ternary from AF", "AF", "ternary", "pairing", 40, 0.05),
+)
+
+
+def run(out: Path, seed: int = 0) -> dict[str, Any]:
+    """Run the demo, print its tables and write its files.
+
+    Args:
+        out: folder for the files; made if it does not exist.
+        seed: of weights, data order, partitions and attacks.
+
+    Returns:
+        {"reports": {model: RobustnessReport}, "profiles": {model: AmplificationProfile}, "files": [rows]}.
+
+    Raises:
+        OSError: if `out` can't be written to.
+        ValueError: for a negative seed.
+    """
+    check_seed("seed", seed)
+    out.mkdir(parents=True, exist_ok=True)
+    digits = data.load("digits")
+    print(
+        f"Digits: {len(digits.x_train)} training, {len(digits.x_val)} validation and {len(digits.x_test)} test images "
+        f"of 8x8 pixels. Attacks change every pixel by up to eps = {EPS} of the range from black to white."
+    )
+    models = _train(digits, seed)
+    reports = _evaluate(models, digits, seed)
+    print(f"\nAccuracy on the {len(digits.x_test)} test images (%). PGD: worst of 10 runs of 40 steps on two losses.\n")
+    print(robustness_table(models, reports))
+    profiles = _amplification(models, reports, digits)
+    picture = plot_amplification(profiles, out / "error_amplification.png")
+    print("\nError amplification D_l = ||F_l(x) - F_l(x_adv)|| / ||F_l(x)||, x_adv by PGD, by layer\n")
+    print(amplification_table(profiles))
+    paths, rows = _files(models, reports, digits, out)
+    print("\nint8 files, each run on the test images and on the images that fool its Keras model most (%)\n")
+    print(aligned([_FILE_HEADER, *rows], left=3))
+    report = out / "robustness.json"
+    reports["AET"].to_json(report)
+    print("\nFiles:")
+    for path in [*paths, picture, report]:
+        print(f"  {path}")
+    return {"reports": reports, "profiles": profiles, "files": rows}
+
+
+class _Progress(keras.callbacks.Callback):
+    """One tick an epoch."""
+
+    def __init__(self, bar: Any) -> None:
+        super().__init__()
+        self.bar = bar
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        self.bar.set_postfix({name: f"{(logs or {}).get(name, 0):.3f}" for name in ("loss", "accuracy")})
+        self.bar.update()
+
+
+def _train(digits: data.Dataset, seed: int) -> dict[str, ErrorSilencedModel]:
+    models: dict[str, ErrorSilencedModel] = {}
+    with tqdm(total=sum(step.epochs for step in STEPS), unit="epoch") as bar:
+        for step in STEPS:
+            bar.set_description(f"train {step.name}")
+            keras.utils.set_random_seed(seed)
+            network = models[step.source] if step.source else small_cnn(width=WIDTH)
+            models[step.name] = _train_one(step, network, digits, _Progress(bar))
+    return models
+
+
+def _train_one(step: Step, network: Any, digits: data.Dataset, progress: Any) -> ErrorSilencedModel:
+    if step.weights:
+        network = quantize_model(network, step.weights)
+    attack = None if step.objective == "natural" else TRAINING_ATTACK
+    model = ErrorSilencedModel(network, attack=attack, objective=step.objective, name=step.name)
+    batches = -(-len(digits.x_train) // BATCH)
+    rate = keras.optimizers.schedules.CosineDecay(step.learning_rate, step.epochs * batches)
+    optimizer = keras.optimizers.SGD(rate, momentum=0.9, weight_decay=step.weight_decay)
+    model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
+    callbacks = [progress, *([QuantizationRatio("uniform")] if step.weights else [])]
+    model.fit(digits.x_train, digits.y_train, batch_size=BATCH, epochs=step.epochs, verbose=0, callbacks=callbacks)
+    return model
+
+
+def _evaluate(models: dict[str, Any], digits: data.Dataset, seed: int) -> dict[str, RobustnessReport]:
+    return {
+        name: evaluate_robustness(
+            model,
+            digits.x_test,
+            digits.y_test,
+            attacks=TEST_ATTACKS,
+            batch_size=400,
+            seed=seed,
+            progress=False,
+            keep_examples=True,
+        )
+        for name, model in tqdm(models.items(), desc="attack", unit="model")
+    }
+
+
+def robustness_table(models: dict[str, Any], reports: dict[str, RobustnessReport]) -> str:
+    """One row a model: accuracies, bits a weight, bytes of weights."""
+    header = ["model", "", "clean", "FGSM", "PGD", "bits/weight", "weight bytes"]
+    words = {step.name: step.what for step in STEPS}
+    rows = []
+    for name, report in reports.items():
+        total = summary(models[name])
+        kernels = sum(row.low_bit_bytes - 4 * row.other_weights for row in total.rows)
+        figures = [f"{100 * report.accuracy(key):.1f}" for key in ("clean", "FGSM", "worst case")]
+        rows.append([name, words[name], *figures, f"{total.bits_per_weight:.0f}", f"{kernels:,}"])
+    return aligned([header, *rows], left=2)
+
+
+def _strongest(report: RobustnessReport, digits: data.Dataset) -> np.ndarray:
+    """For each test image the adversarial one of an attack that fooled the model, else that of PGD."""
+    x_adv = report.x_adv["PGD"].copy()
+    missed = report.robust["PGD"] & ~report.robust["PGD margin"]
+    x_adv[missed] = report.x_adv["PGD margin"][missed]
+    return x_adv
+
+
+def _amplification(
+    models: dict[str, Any], reports: dict[str, RobustnessReport], digits: data.Dataset
+) -> dict[str, AmplificationProfile]:
+    return {
+        name: error_amplification(models[name], digits.x_test, reports[name].x_adv["PGD"])
+        for name in ("AF", "AVB", "AEB", "AET")
+    }
+
+
+def amplification_table(profiles: dict[str, AmplificationProfile]) -> str:
+    """One row a layer, one column a model."""
+    layers = list(next(iter(profiles.values())))
+    rows = [[layer, *(f"{profile[layer]:.3f}" for profile in profiles.values())] for layer in layers]
+    return aligned([["layer", *profiles], *rows])
+
+
+_FILE_HEADER = ["model", "target", "runtime", "bytes", "agrees", "clean", "PGD", "PGD, Keras"]
+
+
+def _files(
+    models: dict[str, Any], reports: dict[str, RobustnessReport], digits: data.Dataset, out: Path
+) -> tuple[list[Path], list[list[str]]]:
+    paths, rows = [], []
+    jobs = [(name, target) for name in ("AET", "AEB") for target in FILE_RUNTIMES]
+    for name, target in tqdm(jobs, desc="convert", unit="file"):
+        path = out / f"{name.lower()}_{target}.tflite"
+        convert(models[name], path, target=target, calibration=digits.x_train[:200])
+        paths.append(path)
+        rows += [_file_row(models[name], reports[name], digits, path, name, target, r) for r in FILE_RUNTIMES[target]]
+    return paths, rows
+
+
+def _file_row(
+    model: Any, report: RobustnessReport, digits: data.Dataset, path: Path, name: str, target: str, runtime: str
+) -> list[str]:
+    if runtime not in available_runtimes():
+        return [name, target, runtime, f"{path.stat().st_size:,}", *["not installed"] + ["-"] * 3]
+    file = Flatbuffer(path, runtime=runtime)
+    x_adv = _strongest(report, digits)
+    classes = file.predict(digits.x_test).argmax(axis=1)
+    agrees = np.mean(classes == model.predict(digits.x_test, verbose=0).argmax(axis=1))
+    clean = np.mean(classes == digits.y_test)
+    attacked = np.mean((classes == digits.y_test) & (file.predict(x_adv).argmax(axis=1) == digits.y_test))
+    figures = [f"{100 * value:.1f}" for value in (agrees, clean, attacked, report.accuracy("worst case"))]
+    return [name, target, runtime, f"{file.num_bytes:,}", *figures]

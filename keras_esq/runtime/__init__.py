@@ -1,0 +1,16 @@
+"""Run a .tflite: LiteRT, tflite-runtime, TensorFlow and TFLM behind one small interface."""
+
+from keras_esq.runtime.agreement import Agreement, LayerAgreement, RuntimeAgreement
+from keras_esq.runtime.backends import RUNTIMES, available_runtimes
+from keras_esq.runtime.flatbuffer import Flatbuffer
+from keras_esq.runtime.flatbuffer_format import FlatbufferError
+
+__all__ = [
+    "RUNTIMES",
+    "Agreement",
+    "Flatbuffer",
+    "FlatbufferError",
+    "LayerAgreement",
+    "RuntimeAgreement",
+    "available_runtimes",
+]

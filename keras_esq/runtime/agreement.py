@@ -1,0 +1,76 @@
+"""How a file agrees with the Keras model that it was made from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class RuntimeAgreement:
+    """Agreement of one runtime's outputs with Keras on the calibration data.
+
+    Attributes:
+        top1: share of samples of equal argmax, 0 to 1.
+        max_abs: largest absolute difference of an output, in the output's own unit.
+        rms: root mean square difference.
+    """
+
+    top1: float
+    max_abs: float
+    rms: float
+
+
+@dataclass(frozen=True)
+class LayerAgreement:
+    """Agreement of one tensor of the int8 file with the same tensor of the float network.
+
+    Attributes:
+        layer: name of the Keras layer.
+        tensor: name of the tensor in the file.
+        steps: root mean square difference in steps of int8 (multiples of the tensor's scale).
+        relative: the same in units of the tensor's own root mean square.
+    """
+
+    layer: str
+    tensor: str
+    steps: float
+    relative: float
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """What `keras_esq.convert` measured before it wrote the file.
+
+    Attributes:
+        samples: number of calibration samples that were run.
+        runtimes: {name of a runtime: its agreement}.
+        layers: in the order of the graph; empty for float files, whose outputs alone are compared.
+    """
+
+    samples: int
+    runtimes: Mapping[str, RuntimeAgreement]
+    layers: tuple[LayerAgreement, ...] = ()
+
+    @property
+    def top1(self) -> float:
+        """The lowest top-1 agreement of the runtimes."""
+        return min(r.top1 for r in self.runtimes.values())
+
+    @property
+    def max_abs(self) -> float:
+        """The largest difference of an output in any runtime."""
+        return max(r.max_abs for r in self.runtimes.values())
+
+    @property
+    def rms(self) -> float:
+        """The largest root mean square difference of the runtimes."""
+        return max(r.rms for r in self.runtimes.values())
+
+    def table(self) -> str:
+        """The runtimes as aligned text."""
+        width = max(len(name) for name in ["runtime", *self.runtimes])
+        rows = [f"{'runtime':<{width}}  {'top-1':>6}  {'max diff':>9}  {'rms diff':>9}"]
+        for name, r in self.runtimes.items():
+            rows.append(f"{name:<{width}}  {r.top1:6.3f}  {r.max_abs:9.5f}  {r.rms:9.5f}")
+        return "\n".join(rows)

@@ -1,0 +1,253 @@
+"""A .tflite classifier that can be called with numpy arrays, whatever runs it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from keras_esq.runtime.agreement import Agreement
+from keras_esq.runtime.backends import Backend, open_backend, resolve_runtime
+from keras_esq.runtime.batching import is_batchable
+from keras_esq.runtime.flatbuffer_format import items, parse, read, type_name
+
+_INTEGER = {"INT8": np.int8, "UINT8": np.uint8}
+_IO_TYPES: dict[str, Any] = {"FLOAT32": np.float32, **_INTEGER}
+
+
+class Flatbuffer:
+    """A .tflite classifier of one input and one output.
+
+    Args:
+        path: the file.
+        runtime: what runs it: "litert" (ai-edge-litert), "tflite-runtime", "tf" (TensorFlow's interpreter), "tflm"
+            (TensorFlow Lite for Microcontrollers); "litert-builtin" and "tf-builtin" without XNNPACK, or
+            "tflite-runtime-ref" with the reference kernels, bit for bit those of TFLM. "auto", the default, is the
+            first installed of litert, tflite-runtime and tf.
+        num_threads: threads of one inference; 1 by default, because small networks gain nothing from more. TFLM
+            always uses one.
+        arena_size: bytes of TFLM's arena; None, the default, takes what is needed. For "tflm" only.
+
+    Attributes:
+        agreement: how the file agreed with its Keras model when `keras_esq.convert` wrote it; None for other files.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file is no whole .tflite classifier, or the runtime's name is unknown.
+        ImportError: if the runtime is not installed.
+        RuntimeError: if the runtime refuses the file, such as for an operator that it lacks.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        runtime: str = "auto",
+        *,
+        num_threads: int = 1,
+        arena_size: int | None = None,
+    ) -> None:
+        self._load(Path(path), read(path), runtime, num_threads, arena_size)
+
+    @classmethod
+    def from_bytes(
+        cls, content: bytes, runtime: str = "auto", *, num_threads: int = 1, arena_size: int | None = None
+    ) -> Flatbuffer:
+        """The same from the bytes of a file; `path` is None. Arguments and errors as of the class."""
+        self = cls.__new__(cls)
+        self._load(None, content, runtime, num_threads, arena_size)
+        return self
+
+    def _load(self, path: Path | None, content: bytes, runtime: str, num_threads: int, arena_size: int | None) -> None:
+        if isinstance(num_threads, bool) or not isinstance(num_threads, int) or num_threads < 1:
+            raise ValueError(f"Expected num_threads to be a whole number of at least 1. Received: {num_threads!r}.")
+        self.path = path
+        self.runtime = resolve_runtime(runtime)
+        if arena_size is not None and (self.runtime != "tflm" or arena_size < 1):
+            raise ValueError(
+                f"Expected arena_size (bytes) with runtime='tflm' only. Received: {arena_size!r}, {self.runtime!r}."
+            )
+        self.agreement: Agreement | None = None
+        self.num_bytes = len(content)
+        model = parse(content, repr(str(path)) if path else "bytes")
+        subgraph = model.subgraphs[0]
+        inputs, outputs = items(subgraph.inputs), items(subgraph.outputs)
+        if len(inputs) != 1 or len(outputs) != 1:
+            raise ValueError(
+                f"Expected a classifier of 1 input and 1 output. Received {len(inputs)} and {len(outputs)}. "
+                "Run such a file with the runtime's own interpreter."
+            )
+        self._input, self._output = _Port(subgraph.tensors[inputs[0]]), _Port(subgraph.tensors[outputs[0]])
+        self._content, self._num_threads, self._arena_size = content, num_threads, arena_size
+        self._backend = self._open((1 << 30) if is_batchable(model) else 1)
+
+    def _open(self, max_batch: int) -> Backend:
+        return open_backend(
+            self._content,
+            self.runtime,
+            num_threads=self._num_threads,
+            arena_size=self._arena_size,
+            max_batch=max_batch,
+        )
+
+    def __repr__(self) -> str:
+        where = str(self.path) if self.path else "from bytes"
+        return (
+            f"<Flatbuffer {where}: {self.num_bytes} bytes, {self.input_shape} -> {self.output_shape}, "
+            f"runtime {self.runtime!r}>"
+        )
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one sample, without the batch."""
+        return self._input.shape
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """Shape of one output, without the batch: `(classes,)`."""
+        return self._output.shape
+
+    @property
+    def input_dtype(self) -> np.dtype:
+        """Type that the file itself reads: int8, uint8 or float32."""
+        return self._input.dtype
+
+    @property
+    def output_dtype(self) -> np.dtype:
+        """Type that the file itself writes."""
+        return self._output.dtype
+
+    @property
+    def input_quantization(self) -> tuple[float, int] | None:
+        """(scale, zero point) of the input, real = scale * (stored - zero point); None if the input is float."""
+        return self._input.quantization
+
+    @property
+    def output_quantization(self) -> tuple[float, int] | None:
+        """(scale, zero point) of the output; None if the output is float."""
+        return self._output.quantization
+
+    def predict(self, x: Any, batch_size: int = 64) -> np.ndarray:
+        """Outputs of the classifier in real numbers.
+
+        Args:
+            x: `(n, *input_shape)`, n >= 1, the values that the Keras model takes. Values outside of the file's input
+                range saturate, as on the device.
+            batch_size: samples at once, where runtime and graph allow more than one. The result does not depend on it;
+                64 is where the time of small int8 networks stops falling.
+
+        Returns:
+            `(n, *output_shape)`, float32: what the last Keras layer gives (logits or probabilities).
+
+        Raises:
+            ValueError: if x has another shape, is empty, is not numeric or holds NaN or infinity.
+        """
+        values = self._check(x)
+        return self._output.to_real(self._run(self._input.from_real(values), batch_size))
+
+    def predict_raw(self, q: Any, batch_size: int = 64) -> np.ndarray:
+        """Outputs as they are stored, for bit-exact comparison.
+
+        Args:
+            q: `(n, *input_shape)` of the file's `input_dtype`, as `quantize` gives.
+            batch_size: as of `predict`.
+
+        Returns:
+            `(n, *output_shape)` of the file's `output_dtype`.
+
+        Raises:
+            ValueError: if q has another shape or type.
+        """
+        q = np.asarray(q)
+        if q.dtype != self.input_dtype:
+            raise ValueError(
+                f"Expected q of the file's type {self.input_dtype}. Received: {q.dtype}. Use quantize(x) or predict(x)."
+            )
+        return self._run(self._check(q), batch_size)
+
+    def quantize(self, x: Any) -> np.ndarray:
+        """x in the file's input type: rounded and saturated by the input's scale. Arguments as of `predict`."""
+        return self._input.from_real(self._check(x))
+
+    def _check(self, x: Any) -> np.ndarray:
+        expected = f"Expected x of shape (n, {', '.join(map(str, self.input_shape))})"
+        try:
+            values = np.asarray(x)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{expected}. Received something that is no array: {error}.") from error
+        if values.dtype.kind not in "fiub":
+            raise ValueError(f"{expected} and real numbers. Received elements of type {values.dtype}.")
+        if values.shape == self.input_shape:
+            raise ValueError(f"{expected}. Received one sample of shape {values.shape}. Pass x[None].")
+        if values.shape[1:] != self.input_shape or values.ndim != len(self.input_shape) + 1:
+            raise ValueError(f"{expected}. Received the shape {values.shape}.")
+        if len(values) == 0:
+            raise ValueError(f"{expected} with n of at least 1. Received no samples.")
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
+            bad = np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(axis=1))
+            raise ValueError(
+                f"{expected} without NaN or infinity. Received them in {len(bad)} of {len(values)} samples, the first "
+                f"of them sample {bad[0]}."
+            )
+        return values
+
+    def _run(self, q: np.ndarray, batch_size: int) -> np.ndarray:
+        if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
+            raise ValueError(f"Expected batch_size to be a whole number of at least 1. Received: {batch_size!r}.")
+        q = np.ascontiguousarray(q)
+        result = np.empty((len(q), *self.output_shape), self.output_dtype)
+        start = 0
+        while start < len(q):
+            size = min(int(batch_size), self._backend.max_batch)
+            part = q[start : start + size]
+            try:
+                answer = self._backend.invoke(part)
+            except (RuntimeError, ValueError):
+                if size == 1:
+                    raise
+                # The runtime can't resize this graph after all; a failed interpreter may not be used again.
+                self._backend = self._open(1)
+                continue
+            result[start : start + len(part)] = answer
+            start += len(part)
+        return result
+
+
+class _Port:
+    """Type, shape and scale of the input or output tensor."""
+
+    def __init__(self, tensor: Any) -> None:
+        kind, shape = type_name(tensor), items(tensor.shape)
+        if kind not in _IO_TYPES:
+            raise ValueError(f"Expected an input and output of type {', '.join(_IO_TYPES)}. Received: {kind}.")
+        if not shape or shape[0] != 1:
+            raise ValueError(f"Expected tensors with a batch of 1 as their first size. Received the shape {shape}.")
+        self.shape = tuple(shape[1:])
+        self.dtype = np.dtype(_IO_TYPES[kind])
+        self.quantization: tuple[float, int] | None = None
+        if kind in _INTEGER:
+            quantization = tensor.quantization
+            scales = [] if quantization is None or quantization.scale is None else list(quantization.scale)
+            if len(scales) != 1 or scales[0] <= 0:
+                raise ValueError(
+                    f"Expected an {kind} input and output with one positive scale. Received {len(scales)} scales. "
+                    "Convert the model with keras_esq.convert."
+                )
+            zero_points = items(quantization.zeroPoint)
+            self.quantization = float(scales[0]), zero_points[0] if zero_points else 0
+
+    def from_real(self, x: np.ndarray) -> np.ndarray:
+        if self.quantization is None:
+            return x.astype(np.float32)
+        scale, zero_point = self.quantization
+        limits = np.iinfo(self.dtype)
+        return np.clip(np.rint(x.astype(np.float32) / np.float32(scale)) + zero_point, limits.min, limits.max).astype(
+            self.dtype
+        )
+
+    def to_real(self, q: np.ndarray) -> np.ndarray:
+        if self.quantization is None:
+            return q
+        scale, zero_point = self.quantization
+        return (q.astype(np.float32) - zero_point) * np.float32(scale)
