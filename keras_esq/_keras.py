@@ -8,6 +8,7 @@ both are put back, so that neither environment variables nor the order of import
 from __future__ import annotations
 
 import os
+import sys
 from types import ModuleType
 from typing import Any
 
@@ -20,10 +21,14 @@ _VARIABLE = "TF_USE_LEGACY_KERAS"
 def _import_tfmot_quantization() -> ModuleType:
     users_keras, users_variable = tf.keras, os.environ.get(_VARIABLE)
     tf.keras = keras
+    # tfmot tries a module of old Keras versions, which would load Keras 3; None makes that try fail, as it does anyway.
+    keras_3_is_loaded = sys.modules.setdefault("keras", None) is not None  # type: ignore[arg-type]
     try:
         import tensorflow_model_optimization as tfmot
     finally:
         tf.keras = users_keras
+        if not keras_3_is_loaded:
+            del sys.modules["keras"]
         if users_variable is None:
             os.environ.pop(_VARIABLE, None)
         else:

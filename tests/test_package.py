@@ -1,6 +1,7 @@
 """The package as a whole: what importing it does, which names it gives, what its files promise."""
 
 import importlib
+import os
 import re
 import subprocess
 import sys
@@ -14,8 +15,6 @@ ROOT = Path(__file__).parents[1]
 
 
 def run(script, **env):
-    import os
-
     environment = {k: v for k, v in os.environ.items() if k != "TF_USE_LEGACY_KERAS"} | env
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)
     assert result.returncode == 0, result.stderr[-2000:]
@@ -56,7 +55,7 @@ def test_the_users_keras_stays_what_it_was(first):
 
 
 def test_public_names_are_there_and_no_others():
-    from keras_esq import __all__, _PUBLIC
+    from keras_esq import _PUBLIC, __all__
 
     flat = {name for names in _PUBLIC.values() for name in names} | {m for m, names in _PUBLIC.items() if not names}
     assert set(__all__) == flat
@@ -68,7 +67,7 @@ def test_public_names_are_there_and_no_others():
             assert getattr(esq, name).__doc__
     assert set(__all__) <= set(dir(esq))
     with pytest.raises(AttributeError, match="quantise"):
-        esq.quantise  # noqa: B018
+        esq.quantise
 
 
 def test_static_names_are_the_lazy_ones():

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import tensorflow as tf
 
 from keras_esq._checks import check_count, check_nonnegative, check_positive
+from keras_esq.attacks.gradient import value_and_gradient
 from keras_esq.attacks.logits import LogitsFn
 from keras_esq.attacks.losses import margin
 from keras_esq.attacks.minimal import MinimalAttack
-from keras_esq.attacks.gradient import value_and_gradient
 from keras_esq.attacks.survivors import compact, flat_norm, open_batch, where_image
 
 # Adam's, as in the paper's code.

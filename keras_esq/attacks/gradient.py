@@ -16,7 +16,6 @@ from keras_esq.attacks.losses import AttackLoss, get_loss
 from keras_esq.attacks.norms import ORDER, Norm, get_norm
 from keras_esq.attacks.temperature import Temperature, check_temperature, tempered
 
-
 NO_GRADIENT = (
     "Expected a model whose loss can be differentiated by its input. Received one without a gradient "
     "(rounding, argmax or integer casts on the way). Use a straight-through layer or a black-box attack."
