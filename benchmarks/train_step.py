@@ -31,6 +31,7 @@ def net():
 
 
 def batch():
+    """Random images and labels."""
     rng = np.random.default_rng(0)
     return rng.random((BATCH, 32, 32, 3), dtype=np.float32), rng.integers(0, 10, BATCH).astype(np.int32)
 
@@ -109,6 +110,7 @@ def eager_step(network):
 
 
 def seconds(function) -> float:
+    """How long one call takes."""
     start = time.perf_counter()
     function()
     return time.perf_counter() - start
@@ -195,6 +197,7 @@ MEASUREMENTS = {"floor": (measure_floor, 40), "tracing": (measure_tracing, 3), "
 
 
 def main() -> None:
+    """Measure and print; write the table unless only a part is measured."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=MEASUREMENTS, help="one measurement; prints, writes nothing")
     arguments = parser.parse_args()

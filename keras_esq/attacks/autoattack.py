@@ -25,13 +25,13 @@ _VERSIONS = ("standard", "rand")
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class AutoAttack(EagerAttack):
-    """The standard ensemble for a robustness figure that others can compare with; each attack gets what the former left.
+    """The standard ensemble, for a robustness that others can compare with; each attack gets what the former left.
 
     "standard": APGD on cross-entropy; targeted APGD on the difference-of-logits ratio; targeted FAB; Square. The first
     three take 100 steps, no restarts, and 9 target classes (all wrong ones if there are fewer); Square 5000 queries.
     With 3 classes, where the targeted ratio is not defined, its place is taken by the untargeted one; with 2 by the
-    margin of the logits. "rand", for networks that are random in inference: APGD on cross-entropy and on the ratio, with
-    20 passes per gradient.
+    margin of the logits. "rand", for networks that are random in inference: APGD on cross-entropy and on the ratio,
+    with 20 passes per gradient.
 
     Takes a tf_keras model, as three of its attacks need gradients.
 

@@ -51,9 +51,7 @@ class Boundary(BlackBoxAttack):
             self._set(name, check_positive(name, getattr(self, name)))
         check_count("init_tries", self.init_tries)
 
-    def search(
-        self, questions: Questions, x: np.ndarray, rng: np.random.Generator
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def search(self, questions: Questions, x: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """See `BlackBoxAttack.search`."""
         shape = x.shape
         starts, found = self._starts(questions, x, rng)
@@ -66,9 +64,7 @@ class Boundary(BlackBoxAttack):
         current[~found] = clean[~found]
         return current.reshape(shape), found
 
-    def _starts(
-        self, questions: Questions, x: np.ndarray, rng: np.random.Generator
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _starts(self, questions: Questions, x: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         starts, found = x.copy(), np.zeros(len(x), bool)
         for _ in range(self.init_tries):
             index = np.flatnonzero(~found & (questions.left(np.arange(len(x))) > 0))

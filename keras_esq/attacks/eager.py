@@ -70,8 +70,8 @@ class EagerAttack(Attack):
             TypeError: always.
         """
         raise TypeError(
-            f"Expected an attack that can be compiled into a graph, such as PGD. Received: {type(self).__name__}, which "
-            "runs step by step. Call it as attack(model, x, y), outside of training."
+            f"Expected an attack that can be compiled into a graph, such as PGD. Received: {type(self).__name__}, "
+            "which runs step by step. Call it as attack(model, x, y), outside of training."
         )
 
 

@@ -12,8 +12,8 @@ def to_hyperplane(
 ) -> tf.Tensor:
     """The smallest d with <normal, d> = offset and x + d in the box; where none exists, the d that comes nearest.
 
-    By its optimality conditions d moves each pixel in the useful direction as far as the box allows, but no farther than
-    a common level: min(level, room) for L-inf, |w| * min(level, room / |w|) for L2. The gain in <normal, d> is
+    By its optimality conditions d moves each pixel in the useful direction as far as the box allows, but no farther
+    than a common level: min(level, room) for L-inf, |w| * min(level, room / |w|) for L2. The gain in <normal, d> is
     piecewise linear in the level; sorting its corners gives the level exactly.
 
     Args:

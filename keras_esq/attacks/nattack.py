@@ -19,7 +19,7 @@ _INSIDE = 0.999999
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class NAttack(BlackBoxAttack):
-    """N-Attack: learns the mean of a normal distribution, in the space of atanh, from which adversarial images are drawn.
+    """N-Attack: learns the mean of the normal distribution, in the space of atanh, that adversarial images come from.
 
     Each iteration draws `population` points mu + sigma * e_i, maps them by tanh into the box and clips them into the
     ball around x; J_i is how far the true class leads in log probability, at least 0; and, with z-scores of J,
@@ -53,9 +53,7 @@ class NAttack(BlackBoxAttack):
         for name in ("eps", "sigma", "learning_rate"):
             self._set(name, check_positive(name, getattr(self, name)))
 
-    def search(
-        self, questions: Questions, x: np.ndarray, rng: np.random.Generator
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def search(self, questions: Questions, x: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """See `BlackBoxAttack.search`."""
         group = max(1, _LARGEST_POPULATION // self.population)
         result, success = x.copy(), np.zeros(len(x), bool)

@@ -29,7 +29,9 @@ class Oracle:
 
     def __init__(self, model: Any) -> None:
         self._predict = _predictor(model)
-        self._name = getattr(model, "name", None) or getattr(model, "__name__", None) or type(model).__name__
+        # A .tflite file goes by its path.
+        names = (str(getattr(model, name, None) or "") for name in ("name", "path", "__name__"))
+        self.name = next(filter(None, names), type(model).__name__)
         self._classes: int | None = None
         self.input_shape = input_shape_of(model) if isinstance(model, keras.Model) else None
 
@@ -46,7 +48,7 @@ class Oracle:
         # A copy: a function that works in place must not change the attack's own images.
         scores = np.asarray(self._predict(x.copy()))
         if scores.dtype.kind not in "fiu":
-            raise ValueError(f"Expected {self._name!r} to return numbers. Received elements of {scores.dtype}.")
+            raise ValueError(f"Expected {self.name!r} to return numbers. Received elements of {scores.dtype}.")
         wanted = f"({len(x)}, {'classes' if self._classes is None else self._classes})"
         shaped = scores.ndim == 2 and len(scores) == len(x) and scores.shape[1] >= 2
         if not shaped or self._classes not in (None, scores.shape[1]):
@@ -54,14 +56,14 @@ class Oracle:
                 " For a single unit return a column for each of its two classes." if scores.shape[1:] == (1,) else ""
             )
             raise ValueError(
-                f"Expected {self._name!r} to return scores of shape {wanted} for {len(x)} images. "
+                f"Expected {self.name!r} to return scores of shape {wanted} for {len(x)} images. "
                 f"Received shape {scores.shape}.{advice}"
             )
         self._classes = scores.shape[1]
         if not np.isfinite(scores).all():
             bad = int((~np.isfinite(scores).all(axis=1)).sum())
             raise ValueError(
-                f"Expected finite scores. {self._name!r} returned NaN or infinity for {bad} of {len(x)} images. "
+                f"Expected finite scores. {self.name!r} returned NaN or infinity for {bad} of {len(x)} images. "
                 "Check its weights, or bound what it returns."
             )
         return scores.astype(np.float32, copy=False)
@@ -113,12 +115,13 @@ def _predictor(model: Any) -> Callable[[np.ndarray], Any]:
         return lambda x: logits(tf.constant(x)).numpy()
     keras_3 = getattr(sys.modules.get("keras"), "Model", None)
     if isinstance(keras_3, type) and isinstance(model, keras_3):
-        return lambda x: model(x, training=False)
+        return lambda x: model(x, training=False)  # type: ignore[operator]
     predict = getattr(model, "predict", model)
     if not callable(predict) or isinstance(model, type):
         raise TypeError(
-            "Expected a classifier: a Keras model, an object with predict(x) such as keras_esq.Flatbuffer, or a function "
-            f"of numpy images (n, ...) to scores (n, classes). Received: {type(model).__name__}."
+            "Expected a classifier: a tf_keras.Model or Keras 3 model, an object with predict(x) such as "
+            "keras_esq.Flatbuffer, or a function of numpy images (n, ...) to scores (n, classes). "
+            f"Received: {type(model).__name__}."
         )
     return predict
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,18 +75,30 @@ def _pair(left: Any, right: Any, operator: Any, twin_operator: Any, layers: list
         if values is not None and twin_values is not None and values.shape == twin_values.shape:
             constants.append((tensors[index], values, twin_values))
     output, twin_output = items(operator.outputs)[0], items(twin_operator.outputs)[0]
-    name = text(tensors[output].name)
-    if output in items(left.subgraphs[0].outputs):
+    layer = layer_name(left, operator, layers, output_layer)
+    return Pair(layer, op_name(left, operator), text(tensors[output].name), (output, twin_output), tuple(constants))
+
+
+def layer_name(model: Any, operator: Any, layers: Sequence[str], output_layer: str) -> str:
+    """The Keras layer that an operator belongs to, or the name of its output tensor if names tell none.
+
+    Args:
+        model: the graph's `ModelT`.
+        operator: one of its operators.
+        layers: names of the Keras layers in order of execution.
+        output_layer: name of the last of them.
+    """
+    graph, output = model.subgraphs[0], items(operator.outputs)[0]
+    if output in items(graph.outputs):
         # The converter renames the graph's output.
-        layer = output_layer
-    else:
-        # Where the output's name tells nothing, that of the weights may.
-        names = [name, *(text(tensors[i].name) for i in items(operator.inputs)[1:] if i >= 0)]
-        layer = next((found for candidate in names if (found := layer_of(candidate, layers))), name)
-    return Pair(layer, op_name(left, operator), name, (output, twin_output), tuple(constants))
+        return output_layer
+    # Where the output's name tells nothing, that of the weights may.
+    indices = [output, *(i for i in items(operator.inputs)[1:] if i >= 0)]
+    names = [text(graph.tensors[i].name) for i in indices]
+    return next((found for name in names if (found := layer_of(name, layers))), names[0])
 
 
-def layer_of(tensor_name: str, layers: list[str]) -> str | None:
+def layer_of(tensor_name: str, layers: Sequence[str]) -> str | None:
     """The Keras layer that a tensor's name tells of, the last in order of execution where several were fused.
 
     Args:

@@ -11,6 +11,7 @@ import tensorflow as tf
 from keras_esq._keras import keras
 from keras_esq.attacks.base import HIDDEN_SOFTMAX, looks_like_probabilities
 from keras_esq.attacks.logits import input_shape_of, logits_fn
+from keras_esq.attacks.oracle import Oracle
 
 
 @dataclass(frozen=True)
@@ -18,21 +19,24 @@ class Target:
     """A classifier under evaluation.
 
     Args:
-        model: what attacks are called with.
+        model: what attacks are called with: a tf_keras model or what else `Oracle` takes.
         name: how reports call it.
         input_shape: with the batch axis first; None if unknown.
     """
 
-    model: keras.Model
+    model: Any
     name: str
     input_shape: tuple[int | None, ...] | None
 
     def logits(self, x: np.ndarray, batch_size: int) -> np.ndarray:
-        """Class logits (n, k) of images (n, ...), both float32.
+        """Class logits (n, k), or other scores of what is no tf_keras model, of images (n, ...); both float32.
 
         Raises:
-            ValueError: if the target returns NaN, infinity, or probabilities whose softmax can't be seen.
+            ValueError: if the target returns NaN, infinity, or probabilities whose softmax can't be seen; if what is no
+                tf_keras model returns scores of a wrong shape.
         """
+        if not isinstance(self.model, keras.Model):
+            return Oracle(self.model)(x)
         predict = logits_fn(self.model)
         parts = [predict(tf.constant(x[i : i + batch_size])).numpy() for i in range(0, len(x), batch_size)]
         logits = np.concatenate(parts)
@@ -52,12 +56,9 @@ def get_target(target: Any) -> Target:
     """The Target behind what the user passed.
 
     Raises:
-        TypeError: for anything but a tf_keras model.
+        TypeError: for what is no classifier.
     """
-    # Converted files and plain callables find their place here.
     if isinstance(target, keras.Model):
         return Target(target, target.name, input_shape_of(target))
-    raise TypeError(
-        "Expected a tf_keras.Model (Keras 2: float, quantized or ErrorSilencedModel). "
-        f"Received: {type(target).__module__}.{type(target).__name__}."
-    )
+    oracle = Oracle(target)
+    return Target(target, oracle.name, oracle.input_shape)

@@ -15,6 +15,11 @@ from keras_esq.quantize.partition import PARTITIONS, PROBABILITIES, held_weight,
 Axis = int | tuple[int, ...]
 
 
+# Plain tensor code: AutoGraph would only slow its tracing, once per weight.
+_as_written = tf.autograph.experimental.do_not_convert
+
+
+@_as_written
 def binarize(w: Any, axis: Axis = -1) -> tf.Tensor:
     """Quantize each filter of `w` to two values, -alpha and +alpha, with alpha = mean |w| of the filter.
 
@@ -39,6 +44,7 @@ def binarize(w: Any, axis: Axis = -1) -> tf.Tensor:
     return _straight_through(w, tf.where(w >= 0, alpha, -alpha))
 
 
+@_as_written
 def ternarize(w: Any, axis: Axis = -1, threshold: float = 0.7) -> tf.Tensor:
     """Quantize each filter of `w` to three values, -alpha, 0 and +alpha.
 
@@ -167,6 +173,7 @@ class LowBitQuantizer(tfmot_quantization.quantizers.Quantizer):
             "ratio": layer.add_weight(name=f"{name}_ratio", shape=[], initializer="ones", **settings),
         }
 
+    @_as_written
     def __call__(self, inputs: Any, training: bool, weights: Mapping[str, Any], **kwargs: Any) -> tf.Tensor:
         """The quantized weight: all of it in inference, the present partition of it in training."""
         held = held_weight(weights["partition"])
@@ -176,11 +183,13 @@ class LowBitQuantizer(tfmot_quantization.quantizers.Quantizer):
             return self.mix(inputs, weights["partition"])
         return self.quantize(inputs)
 
+    @_as_written
     def mix(self, w: Any, partition: Any) -> tf.Tensor:
         """`w` with just those filters quantized whose entry of `partition` is above one half."""
         w = tf.convert_to_tensor(w)
         return tf.where(self.per_filter(partition, w.shape) > 0.5, self.quantize(w), w)
 
+    @_as_written
     def error(self, w: Any) -> tf.Tensor:
         """e = ||W_i - Q_i||_1 / ||W_i||_1 of each filter, in the shape of the partition; 0 for an all-zero filter."""
         w = tf.convert_to_tensor(w)

@@ -57,6 +57,7 @@ def check_ratio(ratio: Any) -> float:
     return value
 
 
+@tf.autograph.experimental.do_not_convert  # plain tensor code, faster to trace as it is written
 def renew_partition(weights: list[LowBitWeight], seed: Any) -> None:
     """Draw a new partition for each weight and put it into force; at ratio 1 every filter is quantized.
 

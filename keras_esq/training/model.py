@@ -134,6 +134,13 @@ class ErrorSilencedModel(keras.Model):
         super().compile(optimizer, loss, metrics_for_head(metrics, head, units), **kwargs)
         self.__dict__["_label_kind"] = data_checks.label_kind(loss)
 
+    def make_train_function(self, force: bool = False) -> Any:
+        """As Model.make_train_function, with the optimizer's variables made first: made inside, they cost a trace."""
+        if hasattr(self.optimizer, "build"):  # not the legacy ones
+            with self.distribute_strategy.scope():
+                self.optimizer.build(self.trainable_variables)
+        return super().make_train_function(force)
+
     def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """As Model.fit. Arrays are checked before the first step, everything else batch by batch.
 

@@ -1,0 +1,152 @@
+"""A graph as objects back to the bytes of a .tflite file, with every vector stored once."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import flatbuffers
+import numpy as np
+
+from keras_esq.runtime.flatbuffer_format import IDENTIFIER, FlatbufferError, _schema, items
+from keras_esq.runtime.metadata import add_metadata, seal
+
+# Kernels read weights with vector instructions; the schema demands it, Python's generated code forgets it.
+_BUFFER_ALIGNMENT = 16
+
+
+class _SharingBuilder(flatbuffers.Builder):
+    """A builder that stores equal vectors and strings once.
+
+    A per-channel tensor has one zero point a channel, 8 bytes each and all of them 0; biases repeat the scales of other
+    biases; names repeat. A reader can't tell that two tables point to one vector.
+    """
+
+    __slots__ = ("_strings", "_vectors")
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self._vectors: dict[tuple[str, bytes], int] = {}
+        self._strings: dict[Any, int] = {}
+
+    def CreateNumpyVector(self, x: np.ndarray) -> int:
+        """The place of a vector, which is written if it is new."""
+        payload = np.ascontiguousarray(x).astype(x.dtype.newbyteorder("<"), copy=False).tobytes()
+        key = (x.dtype.str, payload)
+        if key not in self._vectors:
+            alignment = _BUFFER_ALIGNMENT if x.dtype == np.uint8 else x.dtype.alignment
+            self.StartVector(x.itemsize, x.size, alignment)
+            self.head -= len(payload)
+            self.Bytes[self.head : self.head + len(payload)] = payload
+            self.vectorNumElems = x.size
+            self._vectors[key] = self.EndVector()
+        return self._vectors[key]
+
+    def CreateString(self, s: Any, encoding: str = "utf-8", errors: str = "strict") -> int:
+        """The place of a string, which is written if it is new."""
+        if s not in self._strings:
+            self._strings[s] = super().CreateString(s, encoding, errors)
+        return self._strings[s]
+
+
+def serialize(model: Any, metadata: dict[str, Any] | None = None) -> bytes:
+    """The bytes of a file.
+
+    Args:
+        model: a `ModelT` of one subgraph; what no operator uses is dropped from it.
+        metadata: what the entry "keras_esq" says, plain JSON data, or None for no entry.
+    """
+    _prune(model)
+    if metadata is not None:
+        add_metadata(model, metadata)
+    size = sum(len(buffer.data) for buffer in model.buffers if buffer.data is not None)
+    builder = _SharingBuilder(size + (1 << 16))
+    builder.Finish(model.Pack(builder), file_identifier=IDENTIFIER)
+    content = bytes(builder.Output())
+    return seal(content) if metadata is not None else content
+
+
+def add_constant(model: Any, like: Any, kind: str, data: np.ndarray, **changes: Any) -> int:
+    """Add a constant tensor and return its number.
+
+    Args:
+        model: the `ModelT`.
+        like: a `TensorT` whose other attributes it takes; its quantization is copied, not shared.
+        kind: name of its type in the schema.
+        data: its bytes, uint8.
+        **changes: attributes of the tensor, such as `shape`.
+    """
+    schema = _schema()
+    model.buffers.append(schema.BufferT(data=np.ascontiguousarray(data, np.uint8)))
+    tensor = copy.copy(like)
+    tensor.quantization = copy.copy(like.quantization)
+    tensor.type = getattr(schema.TensorType, kind)
+    tensor.buffer = len(model.buffers) - 1
+    return add_tensor(model, tensor, **changes)
+
+
+def add_tensor(model: Any, tensor: Any, **changes: Any) -> int:
+    """Add a tensor to the graph, with some attributes changed, and return its number."""
+    for name, value in changes.items():
+        setattr(tensor, name, value)
+    model.subgraphs[0].tensors.append(tensor)
+    return len(model.subgraphs[0].tensors) - 1
+
+
+def operator_code(model: Any, name: str, version: int) -> int:
+    """The number of an operator's code of that version, which is added if it is missing."""
+    schema = _schema()
+    builtin = getattr(schema.BuiltinOperator, name)
+    for index, code in enumerate(model.operatorCodes):
+        if max(code.builtinCode, code.deprecatedBuiltinCode) == builtin and code.version == version:
+            return index
+    # The old field of one byte holds at most 127.
+    model.operatorCodes.append(
+        schema.OperatorCodeT(deprecatedBuiltinCode=min(builtin, 127), builtinCode=builtin, version=version)
+    )
+    return len(model.operatorCodes) - 1
+
+
+def _prune(model: Any) -> None:
+    """Drop tensors, buffers and operator codes that nothing uses."""
+    if len(model.subgraphs) != 1:
+        raise FlatbufferError(f"Expected a file of one graph to rewrite. Received {len(model.subgraphs)}.")
+    graph = model.subgraphs[0]
+    used = {*items(graph.inputs), *items(graph.outputs)}
+    for operator in graph.operators:
+        used.update(i for i in [*items(operator.inputs), *items(operator.outputs), *items(operator.intermediates)])
+    number = {old: new for new, old in enumerate(sorted(used - {-1}))} | {-1: -1}
+    graph.tensors = [graph.tensors[old] for old in sorted(used - {-1})]
+    for owner in [graph, *graph.operators]:
+        for field in ("inputs", "outputs", "intermediates"):
+            if (values := getattr(owner, field, None)) is not None:
+                setattr(owner, field, np.array([number[i] for i in items(values)], np.int32))
+    for signature in model.signatureDefs or []:
+        for entry in [*(signature.inputs or []), *(signature.outputs or [])]:
+            entry.tensorIndex = number[entry.tensorIndex]
+    _prune_buffers(model)
+    codes = sorted({operator.opcodeIndex for operator in graph.operators})
+    for operator in graph.operators:
+        operator.opcodeIndex = codes.index(operator.opcodeIndex)
+    model.operatorCodes = [model.operatorCodes[i] for i in codes]
+
+
+def _prune_buffers(model: Any) -> None:
+    # Buffer 0 is the empty one by convention, which all computed tensors may share.
+    buffers, number = [_schema().BufferT()], {0: 0}
+
+    def place(old: int) -> int:
+        data = model.buffers[old].data
+        if data is None or len(data) == 0:
+            return 0
+        if old not in number:
+            buffers.append(model.buffers[old])
+            number[old] = len(buffers) - 1
+        return number[old]
+
+    for tensor in model.subgraphs[0].tensors:
+        tensor.buffer = place(tensor.buffer)
+    model.metadataBuffer = None
+    for entry in model.metadata or []:
+        entry.buffer = place(entry.buffer)
+    model.buffers = buffers
