@@ -50,6 +50,7 @@ def test_demo_goes_the_whole_way(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(demo, "STEPS", tuple(dataclasses.replace(step, epochs=2) for step in demo.STEPS))
     monkeypatch.setattr(demo, "TEST_ATTACKS", {"FGSM": demo.TEST_ATTACKS["FGSM"], **quick})
     monkeypatch.setattr(demo, "WIDTH", 4)
+    monkeypatch.setattr(demo, "RATIO", "full")
     out = tmp_path / "out"
     assert cli.main(["demo", "--out", str(out)]) == 0
     text = capsys.readouterr().out

@@ -88,11 +88,14 @@ def error_amplification(
     tensors = _select(network, layers)
     features = keras.Model(network.inputs, [*tensors.values(), network.outputs[0]])
 
-    @tf.function(reduce_retracing=True)
-    def ratios(a: tf.Tensor, b: tf.Tensor) -> list[tf.Tensor]:
+    @tf.function
+    def traced(a: tf.Tensor, b: tf.Tensor) -> list[tf.Tensor]:
         pairs = zip(_activations(features, a, tensors), _activations(features, b, tensors), strict=True)
         return [_relative_distance(one, other) for one, other in pairs]
 
+    # The concrete function: TensorFlow warns of retracing where one tf.function after the other is only new.
+    spec = tf.TensorSpec((None, *clean.shape[1:]), tf.float32)
+    ratios = traced.get_concrete_function(spec, spec)
     parts = [
         [
             ratio.numpy()

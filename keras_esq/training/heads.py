@@ -43,7 +43,7 @@ def trace_head(network: Any) -> tuple[str, int]:
         raise ValueError(f"Expected a network with at least one layer. Received {network.name!r}, which has none.")
     layer, node = calls[-1]
     arguments = tf.nest.flatten((node.call_args, node.call_kwargs))
-    tensors = [i for i, a in enumerate(arguments) if keras_tensor(a)]
+    tensors = [i for i, a in enumerate(arguments) if tf.is_tensor(a) and keras.backend.is_keras_tensor(a)]
 
     def last(*inputs: Any) -> Any:
         filled = list(arguments)
@@ -55,14 +55,6 @@ def trace_head(network: Any) -> tuple[str, int]:
     specs = [tf.TensorSpec(arguments[i].shape, arguments[i].dtype) for i in tensors]
     tf.function(last).get_concrete_function(*specs)
     return found[0]
-
-
-def keras_tensor(value: Any) -> bool:
-    """Whether `value` is a symbolic tensor of a functional model."""
-    return isinstance(value, type(_SYMBOLIC))
-
-
-_SYMBOLIC = keras.Input((1,), name="keras_esq_symbolic")
 
 
 def apply_head(head: str, logits: Any) -> Any:

@@ -12,10 +12,10 @@ from keras_esq.attacks import PGD
 from keras_esq.attacks.base import Attack
 from keras_esq.attacks.logits import class_logits, head_kind, logits_fn, logits_of
 from keras_esq.quantize import frozen_weights, low_bit_weights, renew_partition
-from keras_esq.quantize.graph import ordered_nodes
 from keras_esq.training import data_checks
 from keras_esq.training.heads import apply_head, loss_for_head, metrics_for_head, trace_head
 from keras_esq.training.pairing import LOGITS, LogitPairing, Pairing, as_pairings, pairing_distance
+from keras_esq.training.taps import tap
 
 OBJECTIVES = ("natural", "adversarial", "pairing")
 
@@ -94,7 +94,7 @@ class ErrorSilencedModel(keras.Model):
         if objective == "pairing":
             pairings = as_pairings(LogitPairing() if pairing is None else pairing)
         self.__dict__["pairing"] = pairings
-        self.__dict__["_taps"], self.__dict__["_tapped"] = _tap(model, pairings)
+        self.__dict__["_taps"], self.__dict__["_tapped"] = tap(model, pairings)
         first = self.seed if self.seed is not None else int(tf.random.uniform((), maxval=2**31 - 1, dtype=tf.int32))
         # [seed, training steps so far]: a weight, so that checkpoints continue with the same random numbers.
         self.random_state = self.add_weight(
@@ -107,6 +107,7 @@ class ErrorSilencedModel(keras.Model):
         )
         self.pairing_loss_tracker = keras.metrics.Mean(name="pairing_loss")
         self.adversarial_accuracy_tracker = keras.metrics.Mean(name="adversarial_accuracy")
+        self.ratio_tracker = keras.metrics.Mean(name="ratio")
         self.built = True
 
     # What Keras asks of a model.
@@ -198,7 +199,7 @@ class ErrorSilencedModel(keras.Model):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         x, labels = self._prepared(x, y)
         seed = tf.identity(self.random_state)
-        self.random_state.assign_add([0, 1])
+        self.random_state.assign_add(tf.constant([0, 1]))
         weights = low_bit_weights(self.network)
         renew_partition(weights, _fold(seed, 0))
         if self.objective == "natural":
@@ -210,7 +211,8 @@ class ErrorSilencedModel(keras.Model):
             else:
                 logs = self._pairing_step(x, x_adv, y, labels, sample_weight)
         if weights:
-            logs["ratio"] = tf.identity(weights[0].ratio)
+            self.ratio_tracker.update_state(weights[0].ratio)
+            logs["ratio"] = self.ratio_tracker.result()
         return logs
 
     def _natural_step(self, x: Any, y: Any, sample_weight: Any) -> dict[str, Any]:
@@ -290,10 +292,10 @@ class ErrorSilencedModel(keras.Model):
 
     def _logs(self, x: Any, y: Any, outputs: Any, sample_weight: Any, trackers: tuple[Any, ...]) -> dict[str, Any]:
         """The compiled metrics, and of this model's own just those that this step updates."""
+        own = (self.pairing_loss_tracker, self.adversarial_accuracy_tracker, self.ratio_tracker)
+        unused = {tracker.name for tracker in own if all(tracker is not t for t in trackers)}
         logs = self.compute_metrics(x, y, outputs, sample_weight)
-        own = {self.pairing_loss_tracker.name, self.adversarial_accuracy_tracker.name}
-        used = {tracker.name for tracker in trackers}
-        return {name: value for name, value in logs.items() if name not in own or name in used}
+        return {name: value for name, value in logs.items() if name not in unused}
 
     def _prepared(self, x: Any, y: Any) -> tuple[Any, Any]:
         """Float images and class ids of a batch, checked."""
@@ -339,23 +341,3 @@ def _check_model(model: Any) -> None:
             f"Expected a built model. Received {model.name!r}, whose input shape is not known yet. Start it with "
             "keras.Input(shape), or call model.build((None, height, width, channels)) first."
         )
-
-
-def _tap(network: Any, pairings: tuple[Pairing, ...]) -> tuple[list[str], Any]:
-    """Names of the layers to pair, and a model (output, [their outputs]) that shares all layers with the network."""
-    names = list(dict.fromkeys(n for p in pairings for n in p.weights if n != LOGITS))
-    if not names:
-        return [], None
-    if not getattr(network, "outputs", None):
-        raise TypeError(
-            f"Expected a Sequential or functional model for ActivationPairing. Received the subclassed model "
-            f"{network.name!r}. Pair its logits, or rebuild it as keras.Model(inputs, outputs)."
-        )
-    outputs = {layer.name: node.outputs for layer, node in ordered_nodes(network)}
-    for name in names:
-        if name not in outputs:
-            raise ValueError(
-                f"Expected the names of layers of {network.name!r} to pair. Received {name!r}. "
-                + near_matches(name, [*outputs, LOGITS])
-            )
-    return names, keras.Model(network.inputs, [network.outputs[0], [outputs[name] for name in names]])

@@ -81,7 +81,7 @@ class LogitPairing:
         TypeError, ValueError: for a weight that is no number or negative, or an unknown distance.
     """
 
-    weight: float = 0.5
+    weight: float = 0.05
     distance: str = "squared_l2"
 
     def __post_init__(self) -> None:

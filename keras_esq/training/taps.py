@@ -1,0 +1,30 @@
+"""The activations inside a network that are paired."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from keras_esq._checks import near_matches
+from keras_esq._keras import keras
+from keras_esq.quantize.graph import ordered_nodes
+from keras_esq.training.pairing import LOGITS, Pairing
+
+
+def tap(network: Any, pairings: tuple[Pairing, ...]) -> tuple[list[str], Any]:
+    """Names of the layers to pair, and a model (output, [their outputs]) that shares all layers with the network."""
+    names = list(dict.fromkeys(n for p in pairings for n in p.weights if n != LOGITS))
+    if not names:
+        return [], None
+    if not getattr(network, "outputs", None):
+        raise TypeError(
+            f"Expected a Sequential or functional model for ActivationPairing. Received the subclassed model "
+            f"{network.name!r}. Pair its logits, or rebuild it as keras.Model(inputs, outputs)."
+        )
+    outputs = {layer.name: node.outputs for layer, node in ordered_nodes(network)}
+    for name in names:
+        if name not in outputs:
+            raise ValueError(
+                f"Expected the names of layers of {network.name!r} to pair. Received {name!r}. "
+                + near_matches(name, [*outputs, LOGITS])
+            )
+    return names, keras.Model(network.inputs, [network.outputs[0], [outputs[name] for name in names]])
