@@ -10,12 +10,12 @@ TFLITE_RUNTIME = "tflite-runtime>=2.14,<2.15; python_version < '3.12' and sys_pl
 EXTRAS = {
     "tflite": ["ai-edge-litert>=2.3,<3", TFLITE_RUNTIME],
     # tflite-micro exists as pre-releases only, and does not declare that it needs pyyaml.
-    "mcu": ["tflite-micro==0.dev20261023182759; sys_platform == 'linux'", "pyyaml>=6"],
+    "mcu": ["tflite-micro==0.dev20261023182759; sys_platform == 'linux'", "pyyaml>=6.0.3"],
     # keras-tuner does not declare that it needs tensorboard.
-    "tuner": ["keras-tuner>=1.4.8,<2", "tensorboard>=2.20"],
+    "tuner": ["keras-tuner>=1.4.8,<2", "tensorboard>=2.21"],
     "attacks": ["cleverhans>=4.0,<5"],
-    "demo": ["scikit-learn>=1.6", "matplotlib>=3.9"],
-    "test": ["pytest>=8", "ruff>=0.14,<0.18", "mypy>=1.18", "scikit-learn>=1.6", "matplotlib>=3.9"],
+    "demo": ["scikit-learn>=1.7.2", "matplotlib>=3.10.9"],
+    "test": ["pytest>=9.2", "ruff>=0.17.5,<0.18", "mypy>=2.4.1", "scikit-learn>=1.7.2", "matplotlib>=3.10.9"],
 }
 EXTRAS["all"] = sorted({name for extra in ("tflite", "mcu", "tuner", "attacks", "demo") for name in EXTRAS[extra]})
 
@@ -35,10 +35,10 @@ setup(
         "tensorflow-model-optimization>=0.8.1,<0.9",
         "cleverhans>=4.0,<5",
         # tflite-runtime 2.14 and numpy 2 don't work together.
-        "numpy>=1.26,<2; python_version < '3.12'",
-        "numpy>=1.26,<3; python_version >= '3.12'",
-        "matplotlib>=3.9",
-        "tqdm>=4.66",
+        "numpy>=1.26.4,<2; python_version < '3.12'",
+        "numpy>=1.26.4,<3; python_version >= '3.12'",
+        "matplotlib>=3.10.9",
+        "tqdm>=4.70.1",
     ],
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["keras-esq=keras_esq.cli:main"]},
