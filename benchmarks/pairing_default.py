@@ -28,7 +28,7 @@ SETTINGS = {
     "digits": {"eps": 0.15, "width": 32, "batch": 64, "af_epochs": 40, "epochs": 80, "rate": 0.003},
     "mnist": {"eps": 0.1, "width": 16, "batch": 64, "af_epochs": 12, "epochs": 12, "rate": 0.003},
 }
-PAIRINGS = [("squared_l2", w) for w in (0.02, 0.05, 0.1, 0.3)] + [("l2", 0.2)]
+PAIRINGS = [("squared_l2", w) for w in (0.02, 0.05, 0.1, 0.2, 0.3)]
 
 
 def load(name: str, path: str | None) -> tuple[np.ndarray, ...]:

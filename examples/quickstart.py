@@ -1,6 +1,6 @@
 """From a float Keras model to a robust ternary .tflite, on scikit-learn's digits, in about a minute.
 
-    python examples/quickstart.py
+python examples/quickstart.py
 """
 
 from __future__ import annotations

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
         RobustnessReport,
         error_amplification,
         evaluate_robustness,
+        masking_audit,
         plot_amplification,
+        transfer_matrix,
     )
     from keras_esq.quantize import (
         Binary,
@@ -49,7 +51,9 @@ _PUBLIC: dict[str, list[str]] = {
         "RobustnessReport",
         "error_amplification",
         "evaluate_robustness",
+        "masking_audit",
         "plot_amplification",
+        "transfer_matrix",
     ],
     "quantize": [
         "Binary",
@@ -91,12 +95,14 @@ __all__ = [
     "evaluate_robustness",
     "inspect",
     "load_model",
+    "masking_audit",
     "models",
     "plot_amplification",
     "quantize_model",
     "strip",
     "summary",
     "ternarize",
+    "transfer_matrix",
 ]
 
 

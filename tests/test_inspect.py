@@ -83,8 +83,9 @@ def test_table(files):
     lines = table.splitlines()
     assert lines[0].split() == ["op", "tensor", "type", "shape", "bits", "distinct", "bytes"]
     assert set(lines[1]) == {"-"}
-    assert "8.00 bits a weight, 4.0x smaller than float32" in lines[-1]
-    rows = lines[2:-1]
+    assert "8.00 bits a weight, 4.0x smaller than float32" in lines[-2]
+    assert lines[-1].startswith("runs in litert, tflite-runtime, tf,")
+    rows = lines[2:-2]
     assert len(rows) == len(inspect(files / "ternary").rows)
     # Columns are aligned: numbers end where their headings end.
     assert len({len(line) for line in [lines[0], *rows]}) == 1

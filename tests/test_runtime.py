@@ -219,10 +219,15 @@ def test_missing_runtime_names_the_pip_command(files, monkeypatch, runtime, comm
 def test_auto_takes_the_first_that_is_installed(files, monkeypatch):
     find, missing = backends.importlib.util.find_spec, set()
     monkeypatch.setattr(backends.importlib.util, "find_spec", lambda n: None if n in missing else find(n))
-    for package, expected in [("", "litert"), ("ai_edge_litert", "tflite-runtime"), ("tflite_runtime", "tf")]:
+    for package, expected in [
+        ("", "litert"),
+        ("ai_edge_litert", "tflite-runtime"),
+        ("tflite_runtime", "tf"),
+        ("tensorflow", "tflm"),
+    ]:
         missing.add(package)
         assert Flatbuffer(files["int8"]).runtime == expected
-    missing.add("tensorflow")
+    missing.add("tflite_micro")
     with pytest.raises(ImportError, match="pip install"):
         Flatbuffer(files["int8"])
 

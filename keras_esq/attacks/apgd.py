@@ -122,20 +122,23 @@ class APGD(GradientAttack):
             )
             return loss, gradient, self.fooled(labels, logits)
 
+        def project(x: tf.Tensor, box: tuple[tf.Tensor, ...], x_adv: tf.Tensor) -> tf.Tensor:
+            return tf.clip_by_value(x_adv, *box) if box else self.project(x, x_adv)
+
         def step(
             number: tf.Tensor,
             first: tf.Tensor,
-            fixed: tuple[tf.Tensor, ...],
+            fixed: _Fixed,
             now: _Point,
             best: _Best,
             rises: tf.Tensor,
         ) -> tuple[object, ...]:
-            x, labels, target, step_size = fixed
+            x, box, labels, target, step_size = fixed
             x_adv, before, loss, gradient = now
             # No momentum in the very first step.
             share = tf.where(first & (number == 0), 1.0, MOMENTUM)
-            moved = self.project(x, x_adv + self.ascend(gradient, per_image(step_size, x)))
-            moved = self.project(x, x_adv + share * (moved - x_adv) + (1.0 - share) * (x_adv - before))
+            moved = project(x, box, x_adv + self.ascend(gradient, per_image(step_size, x)))
+            moved = project(x, box, x_adv + share * (moved - x_adv) + (1.0 - share) * (x_adv - before))
             new_loss, gradient, fooled = evaluate(moved, labels, target)
             x_best, loss_best, gradient_best, x_fooled, is_fooled = best
             better = new_loss > loss_best
@@ -143,7 +146,7 @@ class APGD(GradientAttack):
                 where_image(better, moved, x_best),
                 tf.where(better, new_loss, loss_best),
                 where_image(better, gradient, gradient_best),
-                where_image(fooled, moved, x_fooled),
+                tf.cond(tf.reduce_any(fooled), lambda: where_image(fooled, moved, x_fooled), lambda: x_fooled),
                 fooled | is_fooled,
             )
             rises += tf.cast(new_loss > loss, tf.int32)
@@ -152,7 +155,7 @@ class APGD(GradientAttack):
         def window(
             number: tf.Tensor,
             alive: tf.Tensor,
-            fixed: tuple[tf.Tensor, ...],
+            fixed: _Fixed,
             now: _Point,
             best: _Best,
             check: tuple[tf.Tensor, tf.Tensor],
@@ -165,7 +168,7 @@ class APGD(GradientAttack):
                 (tf.constant(0), tf.equal(number, 0), fixed, now, best, tf.zeros_like(alive)),
                 parallel_iterations=1,
             )
-            x, labels, target, step_size = fixed
+            x, box, labels, target, step_size = fixed
             x_adv, before, loss, gradient = now
             x_best, loss_best, gradient_best, x_fooled, is_fooled = best
             loss_at_check, halved_at_check = check
@@ -180,7 +183,7 @@ class APGD(GradientAttack):
                 tf.tensor_scatter_nd_update(result[0], alive[:, None], images),
                 tf.tensor_scatter_nd_update(result[1], alive[:, None], rank),
             )
-            state = (alive, (x, labels, target, step_size), now, best, (loss_best, halve))
+            state = (alive, (x, box, labels, target, step_size), now, best, (loss_best, halve))
             rows = iter(compact(~is_fooled, tf.nest.flatten(state)))
             return number + 1, *tf.nest.map_structure(lambda _: next(rows), state), result
 
@@ -190,7 +193,7 @@ class APGD(GradientAttack):
         state = (
             tf.constant(0),
             tf.range(tf.shape(x)[0]),
-            (x, labels, target, step_size),
+            (x, self._box(x), labels, target, step_size),
             (x_adv, x_adv, loss, gradient),
             (x_adv, loss, gradient, x_adv, is_fooled),
             (loss, tf.ones_like(is_fooled)),
@@ -205,11 +208,21 @@ class APGD(GradientAttack):
         )
         return images, rank, tf.equal(rank, float("inf"))
 
+    def _box(self, x: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        """Where x_adv may be, if that is a box: with L-inf the cut of ball and range, as (lowest, highest)."""
+        if self.norm != "linf":
+            return ()
+        eps = tf.cast(self.eps, tf.float32)
+        low, high = self.bounds
+        return tf.maximum(x - eps, low), tf.minimum(x + eps, high)
+
     def _objective(self, labels: tf.Tensor, target: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
         return self.objective(labels, logits)
 
 
-# x_adv, the point before it, its loss and gradient; and x_best, its loss and gradient, x_fooled, whether it is one.
+# x, its box, label, target, step size; x_adv, the point before it, its loss and gradient; x_best, its loss and
+# gradient, x_fooled, whether it is one.
+_Fixed = tuple[tf.Tensor, tuple[tf.Tensor, ...], tf.Tensor, tf.Tensor, tf.Tensor]
 _Point = tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]
 _Best = tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -57,6 +57,8 @@ class AutoAttack(EagerAttack):
     steps: int = 100
     query_budget: int = 5000
     temperature: Temperature = None
+
+    counts_queries: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -141,7 +141,7 @@ class Attack(abc.ABC):
         for number, start in enumerate(range(0, len(images), batch_size)):
             batch = slice(start, start + batch_size)
             x_adv, fooled, finite, probabilities = run(
-                images[batch], labels[batch], tf.constant([seed, number]), *scalars
+                tf.constant(images[batch]), tf.constant(labels[batch]), tf.constant([seed, number]), *scalars
             )
             if not finite:
                 raise ValueError(
@@ -194,7 +194,8 @@ class Attack(abc.ABC):
         return cached_on(
             model,
             (self._key(skip=("seed", *self._traced())), shape),
-            lambda: tf.function(run, input_signature=signature),
+            # The concrete function, as in `logits_fn`.
+            tf.function(run, input_signature=signature).get_concrete_function,
         )
 
     def get_config(self) -> dict[str, Any]:

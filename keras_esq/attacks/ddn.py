@@ -67,8 +67,12 @@ class DDN(MinimalAttack):
             better = fooled & (distance < nearest)
             best, nearest = where_image(better, x_adv, best), tf.where(better, distance, nearest)
             # Where the gradient vanishes any direction is as good; standing still would be the worst.
-            noise = tf.random.stateless_normal(tf.shape(x), tf.random.fold_in(seed, number))
-            gradient = where_image(flat_norm(gradient, "l2") > 0, gradient, noise)
+            usable = flat_norm(gradient, "l2") > 0
+            gradient = tf.cond(
+                tf.reduce_all(usable),
+                lambda: gradient,
+                lambda: where_image(usable, gradient, _noise(x, tf.random.fold_in(seed, number))),
+            )
             share = tf.cast(number, tf.float32) / self.steps
             step_size = first_step * (0.01 + 0.99 * (1.0 + tf.cos(math.pi * share)) / 2.0)
             offset = x_adv - x + step_size * _unit(gradient)
@@ -84,6 +88,10 @@ class DDN(MinimalAttack):
             maximum_iterations=self.steps,
             parallel_iterations=1,
         )[3]
+
+
+def _noise(x: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    return tf.random.stateless_normal(tf.shape(x), seed)
 
 
 def _unit(x: tf.Tensor) -> tf.Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow as tf
@@ -22,6 +22,9 @@ class EagerAttack(Attack):
 
     Samples that the classifier gets wrong as they are, or that are in the target class already, stay as they are.
     """
+
+    # False where questions are not all that the attack does: a count of them would tell nothing.
+    counts_queries: ClassVar[bool] = True
 
     @abc.abstractmethod
     def attack_right(
@@ -52,13 +55,11 @@ class EagerAttack(Attack):
         x_adv, queries = images.copy(), np.ones(len(images), np.int64)
         success = np.equal(scores.argmax(axis=1), labels) == self.targeted
         todo = np.flatnonzero(~success)
-        counted = True
         if len(todo):
             found = self.attack_right(model, oracle, images[todo], labels[todo], scores[todo], batch_size)
             x_adv[todo], success[todo] = found.x_adv, found.success
-            counted = found.queries is not None
-            queries[todo] = found.queries if found.queries is not None else 0
-        return AttackResult(x_adv=x_adv, success=success, queries=queries if counted else None)
+            queries[todo] = found.queries if self.counts_queries else 0
+        return AttackResult(x_adv=x_adv, success=success, queries=queries if self.counts_queries else None)
 
     def check_target(self, model: Any) -> None:
         """Raise TypeError if `model` is of a kind that this attack can't use. Default: all that `Oracle` takes."""

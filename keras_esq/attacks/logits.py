@@ -13,6 +13,7 @@ from typing import Any, Literal
 import tensorflow as tf
 
 from keras_esq._keras import keras
+from keras_esq.quantize.graph import unwrap
 
 Head = Literal["softmax", "sigmoid", "logits"]
 LogitsFn = Callable[[tf.Tensor], tf.Tensor]
@@ -101,7 +102,7 @@ def cached_on(model: keras.Model, key: Hashable, build: Callable[[], Any]) -> An
     added or removed since gets a new entry.
     """
     cache = vars(model).setdefault("_keras_esq_cache", {})
-    full_key = (key, tuple(id(layer) for layer in network_of(model).layers))
+    full_key = (key, tuple(id(layer) for layer in unwrap(model).layers))
     if full_key not in cache:
         cache[full_key] = build()
     return cache[full_key]
@@ -127,7 +128,11 @@ def logits_fn(model: keras.Model) -> LogitsFn:
     def call(x: tf.Tensor) -> tf.Tensor:
         if tf.inside_function():
             return traced(x)
-        return cached_on(model, "logits_fn", lambda: tf.function(traced, reduce_retracing=True))(x)
+        x = tf.convert_to_tensor(x)
+        # A concrete function: TensorFlow warns of retracing where one tf.function after the other is only new.
+        spec = tf.TensorSpec((None, *x.shape[1:]), x.dtype)
+        build = tf.function(traced).get_concrete_function
+        return cached_on(model, ("logits_fn", tuple(x.shape[1:]), x.dtype.name), lambda: build(spec))(x)
 
     return call
 
@@ -138,15 +143,9 @@ def check_model(model: Any) -> keras.Model:
         kind = f"{type(model).__module__}.{type(model).__name__}"
         raise TypeError(
             f"Expected a tf_keras.Model (Keras 2: Sequential, functional, subclassed or ErrorSilencedModel). "
-            f"Received: {kind}. A Keras 3 model is translated by keras_esq.quantize_model."
+            f"Received: {kind}. Build a Keras 3 model with `import tf_keras` instead."
         )
     return model
-
-
-def network_of(model: keras.Model) -> keras.Model:
-    """The Sequential or functional network inside an ErrorSilencedModel; any other model itself."""
-    inner = getattr(model, "network", None)
-    return inner if isinstance(inner, keras.Model) else model
 
 
 def input_shape_of(model: keras.Model) -> tuple[int | None, ...] | None:
@@ -156,7 +155,7 @@ def input_shape_of(model: keras.Model) -> tuple[int | None, ...] | None:
         ValueError: if the model takes several inputs.
     """
     try:
-        shape = network_of(model).input_shape
+        shape = unwrap(model).input_shape
     except (AttributeError, RuntimeError):  # Keras' way to say that there is none
         return None
     if not isinstance(shape, tuple) or (shape and isinstance(shape[0], tuple)):

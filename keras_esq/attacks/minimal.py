@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -18,7 +19,7 @@ from keras_esq.attacks.norms import ORDER, Norm
 class MinimalAttack(WhiteBoxAttack):
     """An attack that looks for the smallest perturbation; its result is compared by distance or within a radius.
 
-    A sample for which nothing was found is returned as it is. A subclass writes `search`, and says `norm`.
+    A sample for which nothing was found is returned as it is. A subclass writes `search`.
 
     Args:
         eps: radius in input units within which the result must stay; a scalar tensor or variable may change between
@@ -31,9 +32,9 @@ class MinimalAttack(WhiteBoxAttack):
 
     traced_fields: ClassVar[tuple[str, ...]] = ("eps",)
 
+    @abc.abstractmethod
     def search(self, model_fn: LogitsFn, x: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """The nearest adversarial images found, (n, ...), or `x` where there are none; arguments as of `generate`."""
-        raise NotImplementedError
 
     def measure(self) -> Norm:
         """The norm in which "nearest" is meant."""

@@ -56,19 +56,11 @@ class Square(BlackBoxAttack):
             )
         shape = x.shape
         x = x if x.ndim == 4 else x[..., None]
-        start, change = (_stripes, _change_linf) if self.norm == "linf" else (_chessboard, _change_l2)
-        eps, (low, high) = np.float32(self.eps), (np.float32(bound) for bound in self.bounds)
-
-        def put(images: np.ndarray, delta: np.ndarray) -> np.ndarray:
-            if self.norm == "linf":
-                delta = np.clip(delta, -eps, eps)
-            else:
-                delta = delta * (eps / np.maximum(_length(delta), 1e-12))
-            return np.clip(images + delta, low, high)
-
+        start, change = (_stripes, _recolour) if self.norm == "linf" else (_chessboard, _move_energy)
+        ball = _Ball(self.eps, *self.bounds)
         result, success = x.copy(), np.zeros(len(x), bool)
         alive = np.arange(len(x))
-        clean, current = x, put(x, start(x, eps, rng))
+        clean, current = x, start(x, ball, rng)
         lead: np.ndarray | None = None
         candidate = current
         for number in range(self.query_budget - 1):
@@ -87,7 +79,7 @@ class Square(BlackBoxAttack):
             if not len(alive):
                 break
             side = self.side(number + 1, x.shape[1:])
-            candidate = put(clean, change(clean, current, eps, side, rng))
+            candidate = change(clean, current, ball, side, rng)
         result[alive] = current
         return result.reshape(shape), success
 
@@ -103,8 +95,9 @@ class Square(BlackBoxAttack):
         return int(min(max(side, 1), min(shape[:2]) - (self.norm == "l2" and min(shape[:2]) > 1)))
 
 
-def _length(delta: np.ndarray, axes: tuple[int, ...] = (1, 2, 3)) -> np.ndarray:
-    return np.sqrt(np.square(delta).sum(axis=axes, keepdims=True))
+def _energy(delta: np.ndarray) -> np.ndarray:
+    """Sum of squares of each image's channels, (n, channels)."""
+    return np.einsum("nhwc,nhwc->nc", delta, delta)
 
 
 def _signs(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
@@ -117,20 +110,29 @@ def _windows(n: int, shape: tuple[int, ...], side: int, rng: np.random.Generator
     return np.arange(n)[:, None, None], rows[:, :, None], columns[:, None, :]
 
 
-def _stripes(x: np.ndarray, eps: np.float32, rng: np.random.Generator) -> np.ndarray:
-    return np.broadcast_to(eps * _signs(rng, (len(x), 1, *x.shape[2:])), x.shape)
+@dataclass(frozen=True)
+class _Ball:
+    """Radius of the ball, and the box; plain floats, which leave float32 images what they are."""
+
+    eps: float
+    low: float
+    high: float
 
 
-def _change_linf(
-    x: np.ndarray, current: np.ndarray, eps: np.float32, side: int, rng: np.random.Generator
-) -> np.ndarray:
-    """The perturbation with one colour of +-eps in a window of each image."""
-    delta = current - x
-    delta[_windows(len(x), x.shape, side, rng)] = eps * _signs(rng, (len(x), 1, 1, x.shape[3]))
-    return delta
+def _stripes(x: np.ndarray, ball: _Ball, rng: np.random.Generator) -> np.ndarray:
+    return np.clip(x + ball.eps * _signs(rng, (len(x), 1, *x.shape[2:])), ball.low, ball.high)
 
 
-def _chessboard(x: np.ndarray, eps: np.float32, rng: np.random.Generator) -> np.ndarray:
+def _recolour(x: np.ndarray, current: np.ndarray, ball: _Ball, side: int, rng: np.random.Generator) -> np.ndarray:
+    """The images with one colour of +-eps added to x in a window of each."""
+    candidate = current.copy()
+    window = _windows(len(x), x.shape, side, rng)
+    colour = ball.eps * _signs(rng, (len(x), 1, 1, x.shape[3]))
+    candidate[window] = np.clip(x[window] + colour, ball.low, ball.high)
+    return candidate
+
+
+def _chessboard(x: np.ndarray, ball: _Ball, rng: np.random.Generator) -> np.ndarray:
     """A grid of bumps, five a side, of random signs."""
     delta = np.zeros_like(x)
     height, width = x.shape[1:3]
@@ -139,25 +141,29 @@ def _chessboard(x: np.ndarray, eps: np.float32, rng: np.random.Generator) -> np.
         for left in range((width - width // side * side) // 2, width - side + 1, side):
             bump = _bumps(len(x), side, rng) * _signs(rng, (len(x), 1, 1, x.shape[3]))
             delta[:, top : top + side, left : left + side] += bump
-    return delta
+    return _onto_sphere(x, delta, ball)
 
 
-def _change_l2(x: np.ndarray, current: np.ndarray, eps: np.float32, side: int, rng: np.random.Generator) -> np.ndarray:
-    """The perturbation with the energy of one window, and what the ball has left, moved into a bump in another."""
+def _onto_sphere(x: np.ndarray, delta: np.ndarray, ball: _Ball) -> np.ndarray:
+    length = np.sqrt(np.maximum(_energy(delta).sum(axis=1), 1e-24))[:, None, None, None]
+    return np.clip(x + delta * (ball.eps / length), ball.low, ball.high)
+
+
+def _move_energy(x: np.ndarray, current: np.ndarray, ball: _Ball, side: int, rng: np.random.Generator) -> np.ndarray:
+    """The images with the energy of one window, and what the ball has left, moved into a bump in another."""
     delta = current - x
     goes, comes = (_windows(len(x), x.shape, side, rng) for _ in range(2))
-    plane = (1, 2)
-    left = np.maximum(eps**2 - np.square(_length(delta)), 0) / x.shape[3]
+    energy = _energy(delta)
+    left = np.maximum(ball.eps**2 - energy.sum(axis=1, keepdims=True), 0) / x.shape[3]
     old = delta[comes]
-    both = np.zeros(x.shape[:3], bool)
-    both[goes] = both[comes] = True
-    energy = np.square(_length(delta * both[..., None], plane)) + left
+    delta[goes] = delta[comes] = 0
+    rest = _energy(delta)
     bump = _bumps(len(x), side, rng) * _signs(rng, (len(x), 1, 1, x.shape[3]))
-    bump = bump + old / np.maximum(_length(old, plane), 1e-12)
-    bump *= np.sqrt(energy) / np.maximum(_length(bump, plane), 1e-12)
-    delta[goes] = 0
+    bump += old / np.sqrt(np.maximum(_energy(old), 1e-24))[:, None, None]
+    wanted = np.maximum(energy - rest, 0) + left
+    bump *= np.sqrt(wanted / np.maximum(_energy(bump), 1e-24))[:, None, None]
     delta[comes] = bump
-    return delta
+    return _onto_sphere(x, delta, ball)
 
 
 def _bumps(n: int, side: int, rng: np.random.Generator) -> np.ndarray:

@@ -1,8 +1,20 @@
 """A Keras model to a .tflite file that is known to compute the same; what a file stores."""
 
-from keras_esq.conversion.check import ConversionError
+from keras_esq.conversion.constants_check import ConversionError
 from keras_esq.conversion.convert import convert
+from keras_esq.conversion.edgetpu import EdgeTpuReport, OpVerdict, check_edgetpu
 from keras_esq.conversion.inspection import FlatbufferSummary, TensorRow, inspect
 from keras_esq.conversion.targets import TARGETS, Target
 
-__all__ = ["TARGETS", "ConversionError", "FlatbufferSummary", "Target", "TensorRow", "convert", "inspect"]
+__all__ = [
+    "TARGETS",
+    "ConversionError",
+    "EdgeTpuReport",
+    "FlatbufferSummary",
+    "OpVerdict",
+    "Target",
+    "TensorRow",
+    "check_edgetpu",
+    "convert",
+    "inspect",
+]

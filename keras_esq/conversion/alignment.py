@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from keras_esq.runtime.flatbuffer_format import constant, items, op_name, parse, text
+from keras_esq.conversion.constants import stored_constants
+from keras_esq.runtime.flatbuffer_format import items, op_name, parse, text
 
 # Only the int8 file has these, at its ends and where ranges meet.
 _CASTS = ("QUANTIZE", "DEQUANTIZE")
@@ -49,12 +50,23 @@ def align(content: bytes, twin: bytes, layers: list[str], output_layer: str) -> 
     """
     left, right = parse(content), parse(twin)
     ops, twin_ops = _operators(left), _operators(right)
+    stored, twin_stored = stored_constants(left), stored_constants(right)
     matcher = difflib.SequenceMatcher(None, [_key(left, o) for o in ops], [_key(right, o) for o in twin_ops], False)
-    return [
-        _pair(left, right, ops[block.a + offset], twin_ops[block.b + offset], layers, output_layer)
-        for block in matcher.get_matching_blocks()
-        for offset in range(block.size)
-    ]
+    pairs = []
+    for block in matcher.get_matching_blocks():
+        for operator, twin_operator in zip(ops[block.a :][: block.size], twin_ops[block.b :], strict=False):
+            constants = []
+            for index, twin_index in zip(items(operator.inputs), items(twin_operator.inputs), strict=False):
+                if index in stored and twin_index in twin_stored:
+                    left_one, right_one = stored[index], twin_stored[twin_index]
+                    if left_one.values.size == right_one.values.size:
+                        real = right_one.values.reshape(left_one.values.shape)
+                        constants.append((left_one.quantized, left_one.values, real))
+            output, twin_output = items(operator.outputs)[0], items(twin_operator.outputs)[0]
+            layer = layer_name(left, operator, layers, output_layer)
+            name = text(left.subgraphs[0].tensors[output].name)
+            pairs.append(Pair(layer, op_name(left, operator), name, (output, twin_output), tuple(constants)))
+    return pairs
 
 
 def _operators(model: Any) -> list[Any]:
@@ -62,21 +74,10 @@ def _operators(model: Any) -> list[Any]:
 
 
 def _key(model: Any, operator: Any) -> tuple[str, tuple[int, ...]]:
-    return op_name(model, operator), tuple(items(model.subgraphs[0].tensors[items(operator.outputs)[0]].shape))
-
-
-def _pair(left: Any, right: Any, operator: Any, twin_operator: Any, layers: list[str], output_layer: str) -> Pair:
-    tensors, twin_tensors = left.subgraphs[0].tensors, right.subgraphs[0].tensors
-    constants = []
-    for index, twin_index in zip(items(operator.inputs), items(twin_operator.inputs), strict=False):
-        if index < 0 or twin_index < 0:
-            continue
-        values, twin_values = constant(left, tensors[index]), constant(right, twin_tensors[twin_index])
-        if values is not None and twin_values is not None and values.shape == twin_values.shape:
-            constants.append((tensors[index], values, twin_values))
-    output, twin_output = items(operator.outputs)[0], items(twin_operator.outputs)[0]
-    layer = layer_name(left, operator, layers, output_layer)
-    return Pair(layer, op_name(left, operator), text(tensors[output].name), (output, twin_output), tuple(constants))
+    shape = tuple(items(model.subgraphs[0].tensors[items(operator.outputs)[0]].shape))
+    op = op_name(model, operator)
+    # A convolution of one pixel may be stored as a dense layer over the last axis, which is the same.
+    return "CONV_2D" if op == "FULLY_CONNECTED" and len(shape) == 4 else op, shape
 
 
 def layer_name(model: Any, operator: Any, layers: Sequence[str], output_layer: str) -> str:

@@ -17,14 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from keras_esq.conversion.alignment import Pair, align, quantization
-from keras_esq.conversion.layers import compare_layers, find_float_layer
+from keras_esq.conversion.constants_check import ConversionError, check_constants
+from keras_esq.conversion.dequantizing import with_float_kernels
+from keras_esq.conversion.layers import compare_layers, find_difference, find_float_layer, find_micro_layer
+from keras_esq.conversion.lookup import same_constants, uses_tables
 from keras_esq.runtime import Agreement, Flatbuffer, LayerAgreement, RuntimeAgreement
 from keras_esq.runtime.flatbuffer_format import items, op_name, parse
-
-# A constant may be half a step off its float value. Over 40 random networks the largest was 0.51 for weights, where
-# float32 rounding of the scale adds to it; biases of many steps have float32 rounding on top (see below).
-CONSTANT_STEPS = 0.55
 
 # A float file differs from Keras by the order of additions: 2e-6 of the outputs' RMS at most over 40 random networks.
 FLOAT_RELATIVE = 1e-3
@@ -39,10 +37,6 @@ OUTPUT_RELATIVE = 0.25
 OUTPUT_VARIATION = 0.6
 
 _BATCH = 32
-
-
-class ConversionError(RuntimeError):
-    """A converted file computes something else than its Keras model. No file was written."""
 
 
 def keras_outputs(network: Any, x: np.ndarray) -> np.ndarray:
@@ -103,9 +97,7 @@ def check_int8(
         ConversionError: where they disagree, naming the first bad layer.
     """
     check_float(twin, network, x, reference, ["tf"])
-    pairs = align(content, twin, [layer.name for layer in network.layers], network.output_names[0])
-    for pair in pairs:
-        _check_constants(pair)
+    pairs = check_constants(content, twin, network)
     layers = compare_layers(content, twin, pairs, x)
     bad = next((layer for layer in layers if not layer.within), None)
     if bad is not None:
@@ -119,14 +111,99 @@ def check_int8(
     for runtime in runtimes:
         outputs = Flatbuffer.from_bytes(content, runtime).predict(x)
         if problem := _output_problem(outputs, reference, step):
+            layer = network.output_names[0]
+            if runtime == "tflm":
+                layer = find_micro_layer(content, pairs, x, layer)
             raise ConversionError(
                 f"Expected runtime {runtime!r} to give Keras' outputs on the calibration data. Their RMS difference is "
-                f"{problem}, while each layer by itself agrees in the plain kernels: the first layer to suspect is the "
-                f"last, {network.output_names[0]!r}. No file was written. Update the runtime's package, or pass more "
+                f"{problem}, while each layer by itself agrees in the plain kernels: the first layer to suspect is "
+                f"{layer!r}. No file was written. Update the runtime's package, or pass more "
                 "calibration samples."
             )
         results[runtime] = _agreement(outputs, reference)
     return Agreement(len(x), results, tuple(LayerAgreement(d.layer, d.tensor, d.steps, d.relative) for d in layers))
+
+
+def check_tables(
+    content: bytes, original: bytes, x: np.ndarray, reference: np.ndarray, agreement: Agreement
+) -> Agreement:
+    """Compare a file of look-up tables with its int8 file: equal constants, and equal outputs in TFLM, to the bit.
+
+    Args:
+        content: the file of look-up tables.
+        original: the int8 file, which `check_int8` has seen.
+        x: `(n, *input_shape)`.
+        reference: `(n, classes)`, the Keras outputs on x.
+        agreement: that of the int8 file.
+
+    Raises:
+        ConversionError: where they disagree.
+    """
+    if not uses_tables(parse(content)):
+        return agreement
+    check_table_constants(content, original)
+    file, plain = Flatbuffer.from_bytes(content, "tflm"), Flatbuffer.from_bytes(original, "tflm")
+    stored = file.quantize(x)
+    if not np.array_equal(file.predict_raw(stored), plain.predict_raw(stored)):
+        raise ConversionError(
+            "Expected TFLM to give the same outputs, bit by bit, with look-up tables and with int8 weights. They "
+            "differ. No file was written. Update tflite-micro; target='ethos-u' writes plain int8 meanwhile."
+        )
+    return Agreement(len(x), {"tflm": _agreement(file.predict(x), reference)}, agreement.layers)
+
+
+def check_table_constants(content: bytes, original: bytes) -> None:
+    """Hold a file of look-up tables to the constants of its int8 file.
+
+    Raises:
+        ConversionError: if it does not decode to them.
+    """
+    if not same_constants(content, original):
+        raise ConversionError(
+            "Expected look-up tables that decode to the weights of the int8 file. They do not. No file was written. "
+            "This is a fault of keras_esq: please report it, and use target='ethos-u' for plain int8 meanwhile."
+        )
+
+
+def check_decoded(
+    content: bytes,
+    twin: bytes,
+    network: Any,
+    x: np.ndarray,
+    reference: np.ndarray,
+    runtimes: Sequence[str],
+    exact: bool,
+) -> Agreement:
+    """Compare a file of decoded weights and float activations with Keras. Arguments as of `check_int8`.
+
+    Args:
+        exact: whether all its weights are low-bit, so that only float rounding is left.
+
+    Raises:
+        ConversionError: where they disagree, naming the first bad layer.
+    """
+    check_float(twin, network, x, reference, ["tf"])
+    check_constants(content, twin, network)
+    # The same graph with the decoded weights as plain float constants: what the file must compute.
+    plain = with_float_kernels(content)
+    expected = reference if exact else Flatbuffer.from_bytes(plain, "tf").predict(x)
+    if not (difference := _relative(expected, reference)) <= OUTPUT_RELATIVE:
+        raise ConversionError(
+            f"Expected the layers that are not low-bit to survive int8 weights. The outputs' RMS difference is "
+            f"{difference:.3g} of their RMS. No file was written. Quantize these layers in training, or use "
+            "target='float'."
+        )
+    results = {}
+    for runtime in runtimes:
+        outputs = Flatbuffer.from_bytes(content, runtime).predict(x)
+        if not (difference := _relative(outputs, expected)) <= FLOAT_RELATIVE:
+            raise ConversionError(
+                f"Expected the file to give the outputs of its weights to {FLOAT_RELATIVE:g} of their RMS. Runtime "
+                f"{runtime!r} is {difference:.3g} off. {find_difference(content, plain, network, x[:1])} No file was "
+                "written."
+            )
+        results[runtime] = _agreement(outputs, reference)
+    return Agreement(len(x), results)
 
 
 def _output_problem(outputs: np.ndarray, reference: np.ndarray, step: float) -> str | None:
@@ -152,30 +229,6 @@ def _output_step(content: bytes) -> float:
     if op_name(model, last) == "DEQUANTIZE":
         index = items(last.inputs)[0]
     return float(graph.tensors[index].quantization.scale[0])
-
-
-def _check_constants(pair: Pair) -> None:
-    if pair.op in ("MINIMUM", "MAXIMUM"):
-        # A bound that no value reaches saturates with the range of its input; `compare_layers` sees if one does.
-        return
-    for tensor, stored, real in pair.constants:
-        stored_quantization = list(quantization(tensor))
-        if not stored_quantization:
-            # Shapes and axes are integers in both files; float constants remain in neither int8 kernel.
-            off, unit = np.abs(stored.astype(np.float64) - real), "the value"
-            limit = 1e-5 * np.abs(real)
-        else:
-            scale, zero_point = stored_quantization
-            off, unit = np.abs((stored.astype(np.float64) - zero_point) * scale - real), "int8 steps"
-            # A bias that cancels almost to 0 keeps the float32 rounding of its parts.
-            limit = CONSTANT_STEPS * scale + 1e-6 * float(np.abs(real).max(initial=0.0))
-        if not np.all(off <= limit):
-            count = int(np.count_nonzero(~(off <= limit)))
-            raise ConversionError(
-                f"Expected the weights in the file to be the Keras weights after folding. Layer {pair.layer!r} "
-                f"({pair.op}) has {count} of {real.size} values of a constant that differ by more than "
-                f"{CONSTANT_STEPS} of {unit}; the largest difference is {float(off.max()):.4g}. No file was written."
-            )
 
 
 def _agreement(outputs: np.ndarray, reference: np.ndarray) -> RuntimeAgreement:

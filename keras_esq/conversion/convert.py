@@ -3,16 +3,37 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from keras_esq._files import atomic_path, write_atomic
-from keras_esq.conversion.check import check_float, check_int8, keras_outputs
-from keras_esq.conversion.inputs import calibration_data, plain_model
+from keras_esq.conversion.budget import compress_within
+from keras_esq.conversion.c_source import write_c_source
+from keras_esq.conversion.check import (
+    check_decoded,
+    check_float,
+    check_int8,
+    check_table_constants,
+    check_tables,
+    keras_outputs,
+)
+from keras_esq.conversion.dequantizing import dequantize_kernels
+from keras_esq.conversion.inputs import calibration_data, plain_model, with_bounds
+from keras_esq.conversion.kernels import layer_bits
 from keras_esq.conversion.lowering import lower
+from keras_esq.conversion.micro import replace_relu6
+from keras_esq.conversion.options import check_labels, check_options, describe_report, get_bounds
+from keras_esq.conversion.packing import pack_kernels
+from keras_esq.conversion.slimming import slim
 from keras_esq.conversion.targets import get_io, get_target
+from keras_esq.conversion.writing import serialize
 from keras_esq.runtime import Flatbuffer, available_runtimes
+from keras_esq.runtime.backends import resolve_runtime
+from keras_esq.runtime.flatbuffer_format import parse
+from keras_esq.runtime.support import refusal
 
 
 def convert(
@@ -22,24 +43,54 @@ def convert(
     target: str = "phone",
     calibration: Any = None,
     io: str = "int8",
+    bounds: tuple[float, float] | None = None,
+    weights: str = "int8",
+    c_array: bool = False,
+    ram_budget: int | None = None,
+    over_budget: str = "int8",
+    labels: Sequence[str] | None = None,
+    report: Any = None,
 ) -> Flatbuffer:
     """Write a classifier as a .tflite file, after checking that the file computes what the Keras model computes.
 
     The model is stripped to its quantized weights, BatchNormalization is folded into them, and the bytes are run on the
-    calibration data in every installed runtime of the target and compared with Keras, layer by layer for int8. The file
-    appears only when all agree; a file that was there before stays as it was if anything fails.
+    calibration data in every installed runtime of the target and compared with Keras, layer by layer. The file appears
+    only when all agree; a file that was there before stays as it was if anything fails.
+
+    | target | activations | low-bit layers | other layers | runs in |
+    |---|---|---|---|---|
+    | "phone" | int8 | int8 | int8 | LiteRT, TF, tflite-runtime |
+    | "phone", weights="auto" | int8 | dense 2 bits, 1x1 convolutions 4 bits, others int8 | int8 | LiteRT, TF |
+    | "phone-small" | float | 2 bits | int8 | LiteRT, TF |
+    | "mcu" | int8 | int8 | int8 | TFLM, all others |
+    | "mcu", weights="auto" | int8 | look-up tables of 1 bit (binary) or 2 bits (ternary) | int8 | TFLM |
+    | "edgetpu", "ethos-u" | int8 | int8, which their compilers compress or refuse | int8 | their compilers |
+    | "float" | float | float | float | all but NPUs |
 
     Args:
         model: a low-bit model, an ErrorSilencedModel or a plain float model: built, Sequential or functional, with one
             input of fixed size and one output (logits or probabilities).
         path: file to write, in an existing folder.
-        target: "phone" and "mcu" are full int8 with per-channel weights, checked in the runtimes of phones (LiteRT,
-            tflite-runtime, TF) or of microcontrollers (TFLM); "float" is a plain float file.
+        target: see the table.
         calibration: array or tensor `(n, *input_shape)`: samples as in training, all of which set the int8 ranges of
-            the activations. 100 to 500 are usual. Needed for int8; None, the default, is enough for "float", which
-            is then checked on random samples in [0, 1).
+            the activations. 100 to 500 are usual. Needed for int8; None, the default, is enough for float activations,
+            which are then checked on random samples within the bounds.
         io: type of the file's input and output, "int8" (the default: no conversion on the device), "uint8" or
-            "float32". Always "float32" for target "float".
+            "float32" (not for NPUs). Always "float32" for float activations.
+        bounds: lowest and highest value of a pixel, which set the scale of the input: 1/255 for (0, 1). None, the
+            default, is the `bounds` of an ErrorSilencedModel's attack, else (0, 1).
+        weights: how "phone" and "mcu" store low-bit layers: "int8", the default, runs everywhere; "auto" is the least
+            form that the target's runtime takes without becoming slower: see the table. For "phone" also "int4", which
+            is smaller and in convolutions larger than 1x1 3 to 5 times slower, and "int2", which refuses networks that
+            have such convolutions.
+        c_array: for "mcu" only: also write `path` with the endings .h and .cc, the model as an aligned C array with the
+            list of operators and the measured size of the arena.
+        ram_budget: for "mcu" only: bytes of RAM for the arena. Decoded tensors lie in the arena, so look-up tables save
+            flash and cost RAM. None, the default, sets no limit.
+        over_budget: what happens if the arena is larger than `ram_budget`: "int8", the default, stores the largest
+            layers in int8 until it fits, with a warning that gives the figures; "error" fails.
+        labels: names of the classes for the file's metadata.
+        report: a RobustnessReport for the file's metadata.
 
     Returns:
         The opened file, in a runtime of the target, with `agreement` filled in.
@@ -47,26 +98,71 @@ def convert(
     Raises:
         ConversionError: if the file disagrees with Keras; names the first bad layer.
         TypeError: if the model is subclassed, of Keras 3 or no model, or the calibration is no array.
-        ValueError: for an unknown target or io, wrong calibration data, a model of several inputs or unknown sizes,
-            weights that are NaN, or one with an operator that the target lacks.
+        ValueError: for an unknown target, io or option, wrong calibration data, a model of several inputs or unknown
+            sizes, weights that are NaN, one with an operator that the target lacks, or an arena over the budget.
+        ImportError: for "mcu" without tflite-micro.
         OSError: if the path can't be written.
     """
     rules, io = get_target(target), get_io(io, target)
+    check_options(target, rules.storage, weights, c_array, ram_budget, over_budget)
+    bounds = get_bounds(bounds, model)
     _check_writable(path)
+    if rules.storage == "tables":
+        resolve_runtime("tflm")
     network = plain_model(model)
-    samples = calibration_data(calibration, network.input_shape[1:], required=rules.quantized)
+    labels = check_labels(labels, network.output_shape[-1])
+    samples = calibration_data(calibration, network.input_shape[1:], rules.quantized, bounds)
     reference = keras_outputs(network, samples)
-    runtimes = [name for name in rules.runtimes if name in available_runtimes()]
+    names = [layer.name for layer in network.layers], network.output_names[0]
+
+    notes: dict[str, Any] = {"version": _version(), "target": target, "bounds": bounds, "io": io, "labels": labels}
+    notes = {key: value for key, value in notes.items() if value is not None}
+    if rows := describe_report(report):
+        notes["robustness"] = rows
+
+    def finish(content: bytes) -> bytes:
+        graph = parse(content)
+        if rules.storage not in ("float", "int8"):
+            slim(graph, *names)
+        return serialize(graph, {**notes, "bits": layer_bits(graph, *names)})
+
+    def runtimes_of(content: bytes) -> list[str]:
+        graph = parse(content)
+        return [r for r in rules.runtimes if r in available_runtimes() and refusal(graph, r) is None]
+
     twin = lower(network)
-    if rules.quantized:
-        content = lower(network, samples, io)
-        agreement = check_int8(content, twin, network, samples, reference, runtimes)
+    if rules.storage == "float":
+        content = finish(twin)
+        agreement = check_float(content, network, samples, reference, runtimes_of(content))
+    elif rules.storage == "decoded":
+        graph = parse(twin)
+        exact = dequantize_kernels(graph, *names)
+        content = finish(serialize(graph))
+        agreement = check_decoded(content, twin, network, samples, reference, runtimes_of(content), exact)
     else:
-        content = twin
-        agreement = check_float(content, network, samples, reference, runtimes)
-    file = Flatbuffer(write_atomic(path, content), runtimes[0])
+        plain = lower(network, with_bounds(samples, bounds), io)
+        graph = parse(plain)
+        if rules.storage == "packed":
+            pack_kernels(graph, weights, *names)
+        if "tflm" in rules.runtimes:
+            replace_relu6(graph)
+        plain = finish(serialize(graph))
+        agreement = check_int8(plain, twin, network, samples, reference, runtimes_of(plain))
+        content = plain
+        if rules.storage == "tables" and weights != "int8":
+            tables = compress_within(plain, *names, ram_budget, over_budget)
+            check_table_constants(tables, plain)
+            content = finish(tables)
+            agreement = check_tables(content, plain, samples, reference, agreement)
+    file = Flatbuffer(write_atomic(path, content), runtimes_of(content)[0])
+    if c_array:
+        write_c_source(Path(path), content, file.smallest_arena())
     file.agreement = agreement
     return file
+
+
+def _version() -> str:
+    return str(importlib.import_module("keras_esq").__version__)
 
 
 class _Probe(Exception):

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_esq._checks import check_images
 from keras_esq.quantize import strip
 
 # Samples for the check of a float file when none are passed; its correctness does not depend on their statistics.
@@ -43,22 +44,26 @@ def plain_model(model: Any) -> Any:
     return network
 
 
-def calibration_data(calibration: Any, input_shape: tuple[int, ...], required: bool) -> np.ndarray:
+def calibration_data(
+    calibration: Any, input_shape: tuple[int, ...], required: bool, bounds: tuple[float, float] = (0.0, 1.0)
+) -> np.ndarray:
     """The calibration samples as float32.
 
     Args:
         calibration: array or tensor `(n, *input_shape)`, n >= 1, or None.
         input_shape: shape of a sample.
-        required: whether None is an error; else it gives random samples in [0, 1).
+        required: whether None is an error; else it gives random samples within the bounds.
+        bounds: lowest and highest valid value of a pixel.
 
     Raises:
         TypeError: for a dataset or generator.
-        ValueError: if it is missing, empty, of another shape, not numeric, or holds NaN or infinity.
+        ValueError: if it is missing, empty, of another shape, not numeric, holds NaN or infinity or leaves the bounds.
     """
     shape = f"(n, {', '.join(map(str, input_shape))})"
     if calibration is None:
         if not required:
-            return np.random.default_rng(0).random((_DEFAULT_SAMPLES, *input_shape), np.float32)
+            random = np.random.default_rng(0).uniform(*bounds, (_DEFAULT_SAMPLES, *input_shape))
+            return random.astype(np.float32)
         raise ValueError(
             f"Expected calibration samples of shape {shape}, which set the int8 ranges of the activations. Received "
             "None. Pass some 100 to 500 training samples, such as calibration=x_train[:200], prepared as in training."
@@ -87,4 +92,15 @@ def calibration_data(calibration: Any, input_shape: tuple[int, ...], required: b
             f"Expected finite calibration samples. Received NaN or infinity in {int((~finite).sum())} of "
             f"{len(samples)}, the first of them sample {int(np.argmin(finite))}. Remove them."
         )
-    return samples
+    return check_images(samples, bounds, name="calibration")
+
+
+def with_bounds(samples: np.ndarray, bounds: tuple[float, float]) -> np.ndarray:
+    """The samples and two copies of the first, one pixel of which is at the lower or the upper bound.
+
+    The converter makes the input's scale out of the lowest and highest value that it sees. So it matches the bounds
+    exactly (1/255 and -128 for (0, 1)), where an 8-bit image loses nothing, whatever the samples' own range.
+    """
+    corners = np.repeat(samples[:1], 2, axis=0)
+    corners.reshape(2, -1)[:, 0] = bounds
+    return np.concatenate([samples, corners])

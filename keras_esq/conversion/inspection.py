@@ -3,29 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from keras_esq.runtime.flatbuffer_format import (
-    TYPE_BITS,
-    constant,
-    constant_bytes,
-    items,
-    op_name,
-    parse,
-    read,
-    text,
-    type_name,
-)
-
-# Operators with a kernel, and the position of the kernel among their inputs.
-_KERNELS = {"CONV_2D": 1, "DEPTHWISE_CONV_2D": 1, "FULLY_CONNECTED": 1, "TRANSPOSE_CONV": 1, "CONV_3D": 1}
-# The axis of the output channels in a kernel; DEPTHWISE_CONV_2D has its channels last, the others first.
-_CHANNEL_AXIS = {"DEPTHWISE_CONV_2D": 3, "CONV_3D": 4}
+from keras_esq._text import aligned
+from keras_esq.conversion.constants import Stored, stored_constants
+from keras_esq.conversion.kernels import CHANNEL_AXIS, KERNELS
+from keras_esq.runtime import RUNTIMES
+from keras_esq.runtime.flatbuffer_format import TYPE_BITS, constant_bytes, items, op_name, parse, read, text, type_name
+from keras_esq.runtime.metadata import read_metadata, verify_seal
+from keras_esq.runtime.support import DECODE, refusal
 
 
 @dataclass(frozen=True)
@@ -33,10 +24,10 @@ class TensorRow:
     """One stored tensor.
 
     Attributes:
-        op: the operator that reads it, "-" if none does.
+        op: the operator that reads it, past a DEQUANTIZE or TFLM_DECODE of constants; "-" if none does.
         name: its name in the file.
-        type: its type, such as "INT8".
-        shape: its shape in the file's order: kernels have the output channels first, depthwise ones last.
+        type: its type, such as "INT8"; "LOOKUP" for indices into look-up tables.
+        shape: its shape, decoded, in the file's order: kernels have the output channels first, depthwise ones last.
         bits: stored bits of an element.
         distinct: distinct values; of a kernel, in the channel that has most. None for types that numpy lacks.
         num_bytes: its stored bytes.
@@ -67,12 +58,17 @@ class FlatbufferSummary:
         rows: the constant tensors in the order of the operators that read them.
         ops: names of the operators in order of execution.
         file_bytes: size of the file.
+        metadata: what `keras_esq.convert` noted in the file; None for other files.
+        refusals: {runtime: None if nothing known speaks against it, else why it can't run the file}; for all runtimes,
+            installed or not. Nothing is run.
     """
 
     path: Path
     rows: tuple[TensorRow, ...]
     ops: tuple[str, ...]
     file_bytes: int
+    metadata: Mapping[str, Any] | None = None
+    refusals: Mapping[str, str | None] = field(default_factory=dict)
 
     @property
     def weights(self) -> int:
@@ -107,67 +103,83 @@ class FlatbufferSummary:
             shape = "x".join(map(str, row.shape)) or "scalar"
             distinct = "-" if row.distinct is None else str(row.distinct)
             cells.append((row.op, _short(row.name), row.type, shape, f"{row.bits:g}", distinct, f"{row.num_bytes:,}"))
-        widths = [max(len(line[column]) for line in cells) for column in range(len(header))]
         lines = [
-            "  ".join(_align(c, w, i) for i, (c, w) in enumerate(zip(line, widths, strict=True))) for line in cells
-        ]
-        lines.insert(1, "-" * len(lines[0]))
-        lines.append(
+            aligned(cells, left=4),
             f"file {self.file_bytes:,} bytes; {self.weights:,} weights in {self.weight_bytes:,} bytes: "
             f"{self.bits_per_weight:.2f} bits a weight, {self.float_ratio:.1f}x smaller than float32; "
-            f"everything else {self.overhead_bytes:,} bytes"
-        )
-        return "\n".join(line.rstrip() for line in lines)
+            f"everything else {self.overhead_bytes:,} bytes",
+        ]
+        able = [name for name, why in self.refusals.items() if why is None]
+        if able:
+            lines.append(f"runs in {', '.join(able)}")
+        reasons: dict[str, list[str]] = {}
+        for name, why in self.refusals.items():
+            if why is not None:
+                reasons.setdefault(why, []).append(name)
+        lines += [f"not in {', '.join(names)}: {why}" for why, names in reasons.items()]
+        return "\n".join(lines)
 
     def __str__(self) -> str:
         return self.table()
 
 
-def inspect(path: str | os.PathLike[str]) -> FlatbufferSummary:
+def inspect(path: str | os.PathLike[str], *, verify: bool = True) -> FlatbufferSummary:
     """Read what a .tflite file stores. No interpreter is involved.
 
     Args:
         path: the file.
+        verify: refuse a file of `keras_esq.convert` that changed since it was written, True by default; False for files
+            that another tool edited on purpose.
 
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if it is empty, truncated, damaged or of another format.
     """
-    content = read(path)
-    model = parse(content, repr(str(path)))
+    content, name = read(path), repr(str(path))
+    model = parse(content, name)
+    if verify:
+        verify_seal(content, model, name)
     ops = tuple(op_name(model, operator) for subgraph in model.subgraphs for operator in subgraph.operators or [])
-    return FlatbufferSummary(Path(path), tuple(_rows(model)), ops, len(content))
+    refusals = {runtime: refusal(model, runtime) for runtime in RUNTIMES}
+    return FlatbufferSummary(Path(path), tuple(_rows(model)), ops, len(content), read_metadata(model, name), refusals)
 
 
 def _rows(model: Any) -> Iterator[TensorRow]:
     counted: set[int] = set()
-    for subgraph in model.subgraphs:
+    for number, subgraph in enumerate(model.subgraphs):
         tensors = subgraph.tensors or []
-        readers: dict[int, tuple[str, int]] = {}
+        stored = stored_constants(model) if number == 0 else {}
+        readers: dict[int, tuple[str, int, int]] = {}
         for operator in subgraph.operators or []:
+            op = op_name(model, operator)
+            decodes = op == DECODE or (op == "DEQUANTIZE" and any(i in stored for i in items(operator.outputs)))
             for position, index in enumerate(items(operator.inputs)):
-                if index >= 0:
-                    readers.setdefault(index, (op_name(model, operator), position))
+                if index < 0:
+                    continue
+                source = stored[index].source if index in stored else index
+                if not decodes:
+                    readers.setdefault(source, (op, position, index))
+                elif op == DECODE and position % 2:
+                    readers.setdefault(index, (op, position, index))
         order = [*readers, *(i for i in range(len(tensors)) if i not in readers)]
         for index in order:
             tensor = tensors[index]
             if constant_bytes(model, tensor) is None:
                 continue
-            op, position = readers.get(index, ("-", -1))
+            op, position, seen = readers.get(index, ("-", -1, index))
             # Tensors of equal values may share a buffer, which is stored once.
-            stored = 0 if tensor.buffer in counted else len(constant_bytes(model, tensor))
+            num_bytes = 0 if tensor.buffer in counted else len(constant_bytes(model, tensor))
             counted.add(tensor.buffer)
-            yield _row(model, tensor, op, _KERNELS.get(op) == position, stored)
+            yield _row(tensor, stored.get(seen), items(tensors[seen].shape), op, KERNELS.get(op) == position, num_bytes)
 
 
-def _row(model: Any, tensor: Any, op: str, is_weight: bool, stored: int) -> TensorRow:
-    values, kind, shape = constant(model, tensor), type_name(tensor), tuple(items(tensor.shape))
-    distinct = None
-    if values is not None:
-        axis = _CHANNEL_AXIS.get(op, 0) if is_weight else None
-        distinct = _distinct(values, axis)
-    bits = TYPE_BITS.get(kind, 8.0)
-    return TensorRow(op, text(tensor.name), kind, shape, bits, distinct, stored, is_weight)
+def _row(tensor: Any, stored: Stored | None, shape: list[int], op: str, is_weight: bool, num_bytes: int) -> TensorRow:
+    distinct, kind = None, type_name(tensor)
+    bits: float = TYPE_BITS.get(kind, 8)
+    if stored is not None:
+        axis = CHANNEL_AXIS.get(op, 0) if is_weight else None
+        distinct, kind, bits = _distinct(stored.values, axis), stored.kind, stored.bits
+    return TensorRow(op, text(tensor.name), kind, tuple(shape), bits, distinct, num_bytes, is_weight)
 
 
 def _distinct(values: np.ndarray, axis: int | None) -> int:
@@ -181,7 +193,3 @@ def _distinct(values: np.ndarray, axis: int | None) -> int:
 
 def _short(name: str, width: int = 48) -> str:
     return name if len(name) <= width else name[: width - 3] + "..."
-
-
-def _align(cell: str, width: int, column: int) -> str:
-    return cell.rjust(width) if column >= 4 else cell.ljust(width)

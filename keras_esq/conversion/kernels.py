@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from keras_esq.conversion.alignment import layer_name
-from keras_esq.runtime.flatbuffer_format import constant, items, op_name
+from keras_esq.conversion.constants import Stored, stored_constants
+from keras_esq.runtime.flatbuffer_format import items, op_name
 
 # Operators with a kernel, and the position of the kernel among their inputs. Biases come right after it.
 KERNELS = {"CONV_2D": 1, "DEPTHWISE_CONV_2D": 1, "FULLY_CONNECTED": 1, "TRANSPOSE_CONV": 1, "CONV_3D": 1}
@@ -29,9 +30,9 @@ class Kernel:
         op: name of the operator.
         operator: the operator's object.
         position: position of the kernel among the operator's inputs.
-        tensor: number of the kernel's tensor.
+        tensor: number of the kernel's tensor, as the operator sees it.
         axis: axis of the output channels.
-        values: the stored values in the kernel's shape.
+        stored: the kernel as it is stored.
     """
 
     layer: str
@@ -40,7 +41,12 @@ class Kernel:
     position: int
     tensor: int
     axis: int
-    values: np.ndarray
+    stored: Stored
+
+    @property
+    def values(self) -> np.ndarray:
+        """The stored values, before any scale, in the kernel's shape."""
+        return self.stored.values
 
     @property
     def channels(self) -> np.ndarray:
@@ -56,16 +62,16 @@ def kernels(model: Any, layers: Sequence[str], output_layer: str) -> Iterator[Ke
         layers: names of the Keras layers in order of execution.
         output_layer: name of the last of them.
     """
-    graph = model.subgraphs[0]
+    graph, stored = model.subgraphs[0], stored_constants(model)
     for operator in graph.operators:
         op = op_name(model, operator)
         inputs = items(operator.inputs)
         if op not in KERNELS or len(inputs) <= KERNELS[op]:
             continue
-        values = constant(model, graph.tensors[inputs[KERNELS[op]]])
-        if values is not None:
+        index = inputs[KERNELS[op]]
+        if index in stored:
             layer = layer_name(model, operator, layers, output_layer)
-            yield Kernel(layer, op, operator, KERNELS[op], inputs[KERNELS[op]], CHANNEL_AXIS.get(op, 0), values)
+            yield Kernel(layer, op, operator, KERNELS[op], index, CHANNEL_AXIS.get(op, 0), stored[index])
 
 
 def is_low_bit(values: np.ndarray) -> bool:
@@ -80,3 +86,12 @@ def pack(values: np.ndarray, bits: int) -> np.ndarray:
     fields = np.pad(fields, (0, -len(fields) % per_byte)).reshape(-1, per_byte)
     shifts = np.arange(0, 8, bits, dtype=np.uint8)
     return np.bitwise_or.reduce(fields << shifts, axis=1).astype(np.uint8)
+
+
+def layer_bits(model: Any, layers: Sequence[str], output_layer: str) -> dict[str, float]:
+    """{Keras layer: stored bits of a weight}; of the largest kernel for a layer that has several."""
+    largest: dict[str, Kernel] = {}
+    for kernel in kernels(model, layers, output_layer):
+        if kernel.layer not in largest or kernel.values.size > largest[kernel.layer].values.size:
+            largest[kernel.layer] = kernel
+    return {name: kernel.stored.bits for name, kernel in largest.items()}

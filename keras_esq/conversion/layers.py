@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from keras_esq._keras import keras
-from keras_esq.conversion.alignment import Pair, layer_of, quantization
+from keras_esq.conversion.alignment import Pair, align, layer_of, quantization
 from keras_esq.runtime import Flatbuffer
-from keras_esq.runtime.backends import open_preserving
+from keras_esq.runtime.backends import MicroPreserving, open_preserving
 from keras_esq.runtime.batching import is_batchable
 from keras_esq.runtime.flatbuffer_format import items, op_name, parse, text
 
@@ -148,3 +148,45 @@ def find_float_layer(content: bytes, network: Any, x: np.ndarray) -> str:
         ):
             return f"The first layer that differs is {layer.name!r}. No file was written."
     return f"No layer before the last, {last!r}, can be told apart. No file was written."
+
+
+def find_micro_layer(content: bytes, pairs: list[Pair], x: np.ndarray, last: str) -> str:
+    """The first layer of an int8 file whose output in TFLM is not that of the plain kernels.
+
+    Args:
+        content: the int8 file.
+        pairs: its operators, aligned with those of the float twin.
+        x: `(n, *input_shape)`; the first samples are run.
+        last: what to answer if all layers agree.
+    """
+    graph = parse(content).subgraphs[0]
+    left, right = open_preserving(content, 1), MicroPreserving(content)
+    errors = np.zeros(len(pairs))
+    for sample in Flatbuffer.from_bytes(content, "tf").quantize(x[:_BATCH]):
+        left.invoke(sample[None])
+        right.invoke(sample[None])
+        for row, pair in enumerate(pairs):
+            difference = right.tensor(pair.output[0]).astype(np.float64) - left.tensor(pair.output[0])
+            errors[row] = max(errors[row], np.sqrt(np.mean(np.square(difference))))
+    quantized = [bool(list(quantization(graph.tensors[pair.output[0]]))) for pair in pairs]
+    bad = [pair.layer for pair, error, q in zip(pairs, errors, quantized, strict=True) if q and error > LAYER_STEPS]
+    return bad[0] if bad else last
+
+
+def find_difference(content: bytes, plain: bytes, network: Any, x: np.ndarray) -> str:
+    """A sentence that names the first layer of a float file whose output is not that of another file of the same graph.
+
+    Args:
+        content: the file.
+        plain: the other file.
+        network: the Keras model.
+        x: `(1, *input_shape)`.
+    """
+    left, right = open_preserving(content, 1), open_preserving(plain, 1)
+    left.invoke(x)
+    right.invoke(x)
+    for pair in align(content, plain, [layer.name for layer in network.layers], network.output_names[0]):
+        stored, expected = left.tensor(pair.output[0]), right.tensor(pair.output[1])
+        if not np.allclose(stored, expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max()):
+            return f"The first layer that differs is {pair.layer!r}."
+    return f"The plain kernels agree in every layer; the first to suspect is the last, {network.output_names[0]!r}."

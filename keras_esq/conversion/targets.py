@@ -11,25 +11,38 @@ class Target:
     """Rules of one target.
 
     Attributes:
-        quantized: full int8 with per-channel weights; False for a float file.
-        io: the input and output types that it can have; the first is the default of a float file.
-        runtimes: the runtimes that must agree with Keras on the file, where they are installed.
+        storage: how weights and activations are stored: "float"; "int8", both full int8; "packed", int8 with low-bit
+            kernels in 2 or 4 bits where that is not slower; "tables", int8 with low-bit kernels in TFLM's look-up
+            tables; "decoded", float activations with low-bit kernels in 2 bits and the others in int8.
+        io: the input and output types that it can have; the first is the default of a file of float activations.
+        runtimes: the runtimes that must agree with Keras on the file, where they are installed and can run it.
     """
 
-    quantized: bool
+    storage: str
     io: tuple[str, ...]
     runtimes: tuple[str, ...]
+
+    @property
+    def quantized(self) -> bool:
+        """Whether activations are int8."""
+        return self.storage in ("int8", "packed", "tables")
 
 
 _PHONE_RUNTIMES = ("litert", "tflite-runtime", "tf")
 _INT8_IO = ("int8", "uint8", "float32")
+# A microcontroller runs the plain kernels, so TF's plain kernels, which are always installed, stand beside TFLM.
+_MICRO_RUNTIMES = ("tflm", "tf-builtin")
 
 # A row is all that a further target of plain files needs; `convert` reads nothing but this table.
 TARGETS: dict[str, Target] = {
-    "float": Target(quantized=False, io=("float32",), runtimes=_PHONE_RUNTIMES),
-    "phone": Target(quantized=True, io=_INT8_IO, runtimes=_PHONE_RUNTIMES),
-    # A microcontroller runs the plain kernels, so TF's plain kernels, which are always installed, stand beside TFLM.
-    "mcu": Target(quantized=True, io=_INT8_IO, runtimes=("tflm", "tf-builtin")),
+    "float": Target("float", ("float32",), _PHONE_RUNTIMES),
+    "phone": Target("packed", _INT8_IO, _PHONE_RUNTIMES),
+    "phone-small": Target("decoded", ("float32",), _PHONE_RUNTIMES),
+    "mcu": Target("tables", _INT8_IO, _MICRO_RUNTIMES),
+    # The compilers of NPUs take plain int8 only, and store low-bit weights in few bits themselves. Their host runs
+    # what they leave over: a Coral board by TFLite, a Cortex-M by TFLM.
+    "edgetpu": Target("int8", ("int8", "uint8"), _PHONE_RUNTIMES),
+    "ethos-u": Target("int8", ("int8", "uint8"), _MICRO_RUNTIMES),
 }
 
 
@@ -47,7 +60,7 @@ def get_target(name: str) -> Target:
 
 
 def get_io(io: str, target: str) -> str:
-    """The input and output type of a file for `target`. A float file is float32, whatever int8 default is asked for.
+    """The input and output type of a file for `target`. Float activations come with float32, whatever int8 default.
 
     Raises:
         ValueError: if the target can't have that type.

@@ -38,7 +38,6 @@ class _SharingBuilder(flatbuffers.Builder):
             self.StartVector(x.itemsize, x.size, alignment)
             self.head -= len(payload)
             self.Bytes[self.head : self.head + len(payload)] = payload
-            self.vectorNumElems = x.size
             self._vectors[key] = self.EndVector()
         return self._vectors[key]
 
@@ -56,9 +55,9 @@ def serialize(model: Any, metadata: dict[str, Any] | None = None) -> bytes:
         model: a `ModelT` of one subgraph; what no operator uses is dropped from it.
         metadata: what the entry "keras_esq" says, plain JSON data, or None for no entry.
     """
-    _prune(model)
     if metadata is not None:
         add_metadata(model, metadata)
+    _prune(model)
     size = sum(len(buffer.data) for buffer in model.buffers if buffer.data is not None)
     builder = _SharingBuilder(size + (1 << 16))
     builder.Finish(model.Pack(builder), file_identifier=IDENTIFIER)
@@ -93,16 +92,18 @@ def add_tensor(model: Any, tensor: Any, **changes: Any) -> int:
     return len(model.subgraphs[0].tensors) - 1
 
 
-def operator_code(model: Any, name: str, version: int) -> int:
-    """The number of an operator's code of that version, which is added if it is missing."""
+def operator_code(model: Any, name: str, version: int, custom: str | None = None) -> int:
+    """The number of an operator's code of that version, which is added if it is missing; "CUSTOM" has a name."""
     schema = _schema()
     builtin = getattr(schema.BuiltinOperator, name)
     for index, code in enumerate(model.operatorCodes):
-        if max(code.builtinCode, code.deprecatedBuiltinCode) == builtin and code.version == version:
+        if max(code.builtinCode, code.deprecatedBuiltinCode) == builtin and code.version == version and custom is None:
             return index
     # The old field of one byte holds at most 127.
     model.operatorCodes.append(
-        schema.OperatorCodeT(deprecatedBuiltinCode=min(builtin, 127), builtinCode=builtin, version=version)
+        schema.OperatorCodeT(
+            deprecatedBuiltinCode=min(builtin, 127), builtinCode=builtin, version=version, customCode=custom
+        )
     )
     return len(model.operatorCodes) - 1
 

@@ -1,20 +1,38 @@
-"""How robust a model is, and where its errors grow."""
+"""How robust a model is, whether that can be believed, and where its errors grow."""
 
 from keras_esq.evaluation.amplification import AmplificationProfile, error_amplification
+from keras_esq.evaluation.curve import AccuracyCurve, accuracy_curve
+from keras_esq.evaluation.gallery import plot_examples
 from keras_esq.evaluation.intervals import wilson_interval
-from keras_esq.evaluation.plots import plot_amplification, plot_report
-from keras_esq.evaluation.report import ReportRow, RobustnessReport
+from keras_esq.evaluation.masking import masking_audit
+from keras_esq.evaluation.masking_report import MaskingAudit, MaskingCheck
+from keras_esq.evaluation.noise import RandomNoise
+from keras_esq.evaluation.plots import plot_accuracy_curve, plot_amplification, plot_report, plot_transfer
+from keras_esq.evaluation.report import Examples, ReportRow, RobustnessReport
 from keras_esq.evaluation.robustness import evaluate_robustness
 from keras_esq.evaluation.sets import attack_set
+from keras_esq.evaluation.transfer import TransferMatrix, transfer_matrix
 
 __all__ = [
+    "AccuracyCurve",
     "AmplificationProfile",
+    "Examples",
+    "MaskingAudit",
+    "MaskingCheck",
+    "RandomNoise",
     "ReportRow",
     "RobustnessReport",
+    "TransferMatrix",
+    "accuracy_curve",
     "attack_set",
     "error_amplification",
     "evaluate_robustness",
+    "masking_audit",
+    "plot_accuracy_curve",
     "plot_amplification",
+    "plot_examples",
     "plot_report",
+    "plot_transfer",
+    "transfer_matrix",
     "wilson_interval",
 ]

@@ -12,7 +12,8 @@ import tensorflow as tf
 from keras_esq._checks import check_count, check_images, near_matches
 from keras_esq._keras import keras
 from keras_esq._text import aligned
-from keras_esq.attacks.logits import check_model, input_shape_of, logits_of, network_of
+from keras_esq.attacks.logits import check_model, input_shape_of, logits_of
+from keras_esq.quantize.graph import unwrap
 
 LOGITS = "logits"
 
@@ -74,7 +75,7 @@ def error_amplification(
 
     Reference: [ESQ] Tang et al., "Error-Silenced Quantization: Bridging Robustness and Compactness", 2020.
     """
-    network = network_of(check_model(model))
+    network = unwrap(check_model(model))
     check_count("batch_size", batch_size)
     if not getattr(network, "outputs", None):
         raise ValueError(

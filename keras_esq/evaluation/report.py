@@ -16,7 +16,7 @@ from keras_esq._text import aligned
 from keras_esq.evaluation.intervals import wilson_interval
 
 _FORMAT = 1
-_HEADER = ("attack", "accuracy", "95 % interval", "correct", "median Linf", "median L2", "seconds")
+_HEADER = ("attack", "accuracy", "95 % interval", "correct", "median Linf", "median L2", "queries", "seconds")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,8 @@ class ReportRow:
     """Accuracy under one attack; "clean" and "worst case" are rows too.
 
     Distances are in input units, over the samples that were right and are wrong under the attack (for the worst case:
-    by the nearest attack that succeeded); None if there is no such sample. Seconds include compiling.
+    by the nearest attack that succeeded); None if there is no such sample. Queries are questions per attacked sample,
+    the one about the clean image included; None for attacks that use gradients. Seconds include compiling.
     """
 
     name: str
@@ -39,10 +40,20 @@ class ReportRow:
     median_l2: float | None
     mean_l2: float | None
     seconds: float
+    # With defaults: reports of earlier versions have none.
+    median_queries: float | None = None
+    mean_queries: float | None = None
 
     @classmethod
     def of(
-        cls, name: str, settings: str, robust: np.ndarray, linf: np.ndarray, l2: np.ndarray, seconds: float
+        cls,
+        name: str,
+        settings: str,
+        robust: np.ndarray,
+        linf: np.ndarray,
+        l2: np.ndarray,
+        seconds: float,
+        queries: np.ndarray | None = None,
     ) -> ReportRow:
         """The row of samples `robust` (n,) bool, with the distances of those successfully attacked."""
         correct, n = int(robust.sum()), len(robust)
@@ -61,6 +72,8 @@ class ReportRow:
             median_l2=float(np.median(l2)) if some else None,
             mean_l2=float(np.mean(l2)) if some else None,
             seconds=seconds,
+            median_queries=None if queries is None else float(np.median(queries)),
+            mean_queries=None if queries is None else float(np.mean(queries)),
         )
 
     def cells(self) -> list[str]:
@@ -73,8 +86,24 @@ class ReportRow:
             interval,
             f"{self.correct} / {self.n}",
             *distances,
+            "-" if self.mean_queries is None else f"{self.mean_queries:.0f}",
             f"{self.seconds:.1f}",
         ]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Examples:
+    """What a contact sheet shows besides the adversarial images.
+
+    Args:
+        x: the clean images (n, ...).
+        labels: true class ids (n,).
+        predicted: {"clean" or attack name: class ids (n,)}.
+    """
+
+    x: np.ndarray
+    labels: np.ndarray
+    predicted: dict[str, np.ndarray]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -87,12 +116,14 @@ class RobustnessReport:
         robust: {row name: (n,) bool}, True where the sample is right under that attack; in the order of x.
         x_adv: {attack name: images (n, ...)} if examples were kept, else empty; samples that were wrong before any
             attack are left as they are. Not part of the JSON.
+        examples: what belongs to `x_adv`, if examples were kept, else None. Not part of the JSON.
     """
 
     target: str
     rows: tuple[ReportRow, ...]
     robust: dict[str, np.ndarray]
     x_adv: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
+    examples: Examples | None = field(default=None, repr=False)
 
     def row(self, name: str) -> ReportRow:
         """The row of that name ("clean", an attack's, "worst case").
@@ -165,3 +196,12 @@ class RobustnessReport:
         from keras_esq.evaluation.plots import plot_report
 
         return plot_report(self, path)
+
+    def plot_examples(self, path: str | os.PathLike[str], attack: str | None = None, count: int = 8) -> Path:
+        """Draw clean and adversarial images and their difference to `path`; needs keep_examples=True.
+
+        Args and Raises: as for `keras_esq.evaluation.plot_examples`.
+        """
+        from keras_esq.evaluation.gallery import plot_examples
+
+        return plot_examples(self, path, attack, count)

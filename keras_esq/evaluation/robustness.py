@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import os
 import time
 from typing import Any
 
@@ -11,9 +11,12 @@ from tqdm import tqdm
 
 from keras_esq._checks import check_count, check_images, check_labels, check_seed
 from keras_esq.attacks import Attack
-from keras_esq.attacks.norms import distances
-from keras_esq.evaluation.report import ReportRow, RobustnessReport
-from keras_esq.evaluation.sets import CLEAN, WORST_CASE, get_attacks
+from keras_esq.attacks.norms import Norm, distances
+from keras_esq.attacks.temperature import Temperature
+from keras_esq.evaluation.batches import BatchOutcome, attack_batch, seeded
+from keras_esq.evaluation.cache import BatchCache
+from keras_esq.evaluation.report import Examples, ReportRow, RobustnessReport
+from keras_esq.evaluation.sets import CLEAN, WORST_CASE, check_usable, get_attacks
 from keras_esq.evaluation.targets import Target, get_target
 
 
@@ -23,10 +26,15 @@ def evaluate_robustness(
     y: Any,
     *,
     attacks: Any = "quick",
+    eps: float | None = None,
+    norm: Norm | None = None,
+    bounds: tuple[float, float] | None = None,
+    temperature: Temperature = None,
     batch_size: int = 128,
     seed: int = 0,
     progress: bool = True,
     keep_examples: bool = False,
+    cache: str | os.PathLike[str] | None = None,
 ) -> RobustnessReport:
     """Measure how often `target` is right: on `x` as it is, under each attack, and under the worst of them per sample.
 
@@ -34,68 +42,90 @@ def evaluate_robustness(
     that are wrong before are not attacked.
 
     Args:
-        target: a tf_keras model: float, quantized or ErrorSilencedModel; logits, softmax or sigmoid.
+        target: a tf_keras model (float, quantized or ErrorSilencedModel; logits, softmax or sigmoid); for attacks
+            without gradients also a `keras_esq.Flatbuffer`, a Keras 3 model or a function of numpy images (n, ...) to
+            scores (n, k).
         x: images (n, ...) inside the attacks' `bounds`, (0, 1) by default.
         y: true class ids (n,) or (n, 1), or one-hot rows (n, k).
-        attacks: "quick" (FGSM, and PGD of 20 steps with 5 restarts, at eps 8/255), an attack, a list of attacks or a
-            dict {name: attack}. Default "quick": a first look, minutes at most.
+        attacks: the set "quick", "paper", "autoattack" or "blackbox" (see `attack_set`), an attack, a list of attacks
+            or a dict {name: attack}. Default "quick": a first look, minutes at most.
+        eps, norm, bounds, temperature: of a named set, see `attack_set`; other attacks have their own. Default None:
+            the set's.
         batch_size: images predicted and attacked at once.
         seed: int in [0, 2**31); same seed, same result. An attack with a seed of its own keeps that.
         progress: show a progress bar on stderr.
-        keep_examples: keep the adversarial images in `report.x_adv`; they take the memory of `x` for each attack.
+        keep_examples: keep clean and adversarial images in the report, for `plot_examples`; they take the memory of `x`
+            for each attack.
+        cache: a folder, made if needed, for finished batches: the same call goes on from them after it was killed. For
+            another model, other data or settings they are not used but computed anew.
 
     Raises:
-        TypeError: if target, attacks, x or y is of a kind that is not accepted.
+        TypeError: if target, attacks, x or y is of a kind that is not accepted; for attacks by gradient on what is no
+            tf_keras model.
         ValueError: if x or y is empty, of a wrong shape, holds NaN or leaves its range; for unknown or targeted
-            attacks; if the target predicts NaN.
+            attacks; for eps, norm, bounds or temperature without a named set; if the target predicts NaN; with `cache`
+            for attacks with a function among their settings.
+        OSError: if `cache` can't be written.
     """
     check_count("batch_size", batch_size)
     check_seed("seed", seed)
-    classifier, named = get_target(target), get_attacks(attacks)
+    classifier = get_target(target)
+    named = get_attacks(attacks, eps=eps, norm=norm, bounds=bounds, temperature=temperature)
+    check_usable(named, classifier)
     for attack in named.values():
         images = check_images(x, attack.bounds, classifier.input_shape)
     start = time.perf_counter()
     num_classes = classifier.logits(images[:1], 1).shape[1]
     labels = check_labels(y, num_classes, len(images))
-    clean = classifier.logits(images, batch_size).argmax(axis=1) == labels
+    scores = classifier.logits(images, batch_size)
+    predicted = {CLEAN: scores.argmax(axis=1)}
+    clean = predicted[CLEAN] == labels
     nothing = np.zeros(0)
     rows = [ReportRow.of(CLEAN, "", clean, nothing, nothing, time.perf_counter() - start)]
     robust, kept = {CLEAN: clean}, {}
     nearest = {"linf": np.full(len(images), np.inf), "l2": np.full(len(images), np.inf)}
     right = np.flatnonzero(clean)
     batches = [right[i : i + batch_size] for i in range(0, len(right), batch_size)]
+    store = None if cache is None else BatchCache(cache, classifier, images, scores)
     with tqdm(total=len(named) * len(batches), disable=not progress, unit="batch") as bar:
         for name, attack in named.items():
             bar.set_description(name)
-            start = time.perf_counter()
-            survives, x_adv = clean.copy(), images.copy()
+            x_adv, answer, seconds, queries = images.copy(), predicted[CLEAN].copy(), 0.0, []
             for number, batch in enumerate(batches):
-                x_adv[batch] = _attack_batch(classifier, attack, images[batch], labels[batch], (seed, number))
-                survives[batch] = classifier.logits(x_adv[batch], batch_size).argmax(axis=1) == labels[batch]
+                start = time.perf_counter()
+                outcome = _attack(classifier, seeded(attack, seed, number), images[batch], labels[batch], store)
+                x_adv[batch] = outcome.x_adv
+                answer[batch] = classifier.logits(outcome.x_adv, batch_size).argmax(axis=1)
+                # Of a batch from the cache: the time that it took then.
+                seconds += max(outcome.seconds, time.perf_counter() - start)
+                queries += [] if outcome.queries is None else [outcome.queries]
                 bar.update()
-            fooled = clean & ~survives
+            robust[name] = clean & (answer == labels)
+            fooled = clean & ~robust[name]
             far = {norm: distances(images[fooled], x_adv[fooled], norm) for norm in ("linf", "l2")}
-            for norm, least in nearest.items():
-                least[fooled] = np.minimum(least[fooled], far[norm])
-            seconds = time.perf_counter() - start
-            rows.append(ReportRow.of(name, repr(attack), survives, far["linf"], far["l2"], seconds))
-            robust[name] = survives
+            for kind, least in nearest.items():
+                least[fooled] = np.minimum(least[fooled], far[kind])
+            asked = np.concatenate(queries) if queries else None
+            rows.append(ReportRow.of(name, repr(attack), robust[name], far["linf"], far["l2"], seconds, asked))
             if keep_examples:
-                kept[name] = x_adv
+                kept[name], predicted[name] = x_adv, answer
     worst = np.logical_and.reduce(list(robust.values()))
     linf, l2 = (least[np.isfinite(least)] for least in nearest.values())
     rows.append(ReportRow.of(WORST_CASE, "", worst, linf, l2, sum(row.seconds for row in rows)))
     robust[WORST_CASE] = worst
-    return RobustnessReport(target=classifier.name, rows=tuple(rows), robust=robust, x_adv=kept)
+    examples = Examples(x=images, labels=labels, predicted=predicted) if keep_examples else None
+    return RobustnessReport(target=classifier.name, rows=tuple(rows), robust=robust, x_adv=kept, examples=examples)
 
 
-def _attack_batch(
-    target: Target, attack: Attack, images: np.ndarray, labels: np.ndarray, seed: tuple[int, int]
-) -> np.ndarray:
-    base = seed[0] if attack.seed is None else attack.seed
-    # A seed per batch, the same whatever other attacks are run. Compiled functions don't depend on it.
-    batch_seed = int(np.random.SeedSequence([base, seed[1]]).generate_state(1)[0] % 2**31)
-    seeded = dataclasses.replace(attack, seed=batch_seed)
-    x_adv = seeded(target.model, images, labels, batch_size=len(images))
-    # Attacks may be the user's own: one that cheats would make any model look weak.
-    return check_images(x_adv, attack.bounds, images.shape, name=f"the images of {type(attack).__name__}")
+def _attack(
+    target: Target, attack: Attack, images: np.ndarray, labels: np.ndarray, store: BatchCache | None
+) -> BatchOutcome:
+    """The outcome on one batch, from the cache if it has it, else computed and kept there."""
+    if store is None:
+        return attack_batch(target.model, attack, images, labels)
+    path = store.path(attack, images, labels)
+    outcome = store.load(path, images.shape)
+    if outcome is None:
+        outcome = attack_batch(target.model, attack, images, labels)
+        store.save(path, outcome)
+    return outcome

@@ -28,6 +28,11 @@ class Target:
     name: str
     input_shape: tuple[int | None, ...] | None
 
+    @property
+    def has_gradients(self) -> bool:
+        """Whether attacks by gradient can be tried: on tf_keras models only."""
+        return isinstance(self.model, keras.Model)
+
     def logits(self, x: np.ndarray, batch_size: int) -> np.ndarray:
         """Class logits (n, k), or other scores of what is no tf_keras model, of images (n, ...); both float32.
 
@@ -35,7 +40,7 @@ class Target:
             ValueError: if the target returns NaN, infinity, or probabilities whose softmax can't be seen; if what is no
                 tf_keras model returns scores of a wrong shape.
         """
-        if not isinstance(self.model, keras.Model):
+        if not self.has_gradients:
             return Oracle(self.model)(x)
         predict = logits_fn(self.model)
         parts = [predict(tf.constant(x[i : i + batch_size])).numpy() for i in range(0, len(x), batch_size)]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from keras_esq._text import aligned
+
 
 @dataclass(frozen=True)
 class RuntimeAgreement:
@@ -69,8 +71,5 @@ class Agreement:
 
     def table(self) -> str:
         """The runtimes as aligned text."""
-        width = max(len(name) for name in ["runtime", *self.runtimes])
-        rows = [f"{'runtime':<{width}}  {'top-1':>6}  {'max diff':>9}  {'rms diff':>9}"]
-        for name, r in self.runtimes.items():
-            rows.append(f"{name:<{width}}  {r.top1:6.3f}  {r.max_abs:9.5f}  {r.rms:9.5f}")
-        return "\n".join(rows)
+        rows = [[n, f"{r.top1:.3f}", f"{r.max_abs:.5f}", f"{r.rms:.5f}"] for n, r in self.runtimes.items()]
+        return aligned([["runtime", "top-1", "max diff", "rms diff"], *rows])

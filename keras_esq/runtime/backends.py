@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 import difflib
 import importlib
 import importlib.util
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -113,7 +114,8 @@ class MicroBackend(Backend):
         size = arena_size or max(10 * len(content), 1 << 20)
         while True:
             try:
-                self._interpreter = module.runtime.Interpreter.from_bytes(content, arena_size=size)
+                with quiet_stderr() if arena_size is None and size < self._LARGEST_ARENA else contextlib.nullcontext():
+                    self._interpreter = module.runtime.Interpreter.from_bytes(content, arena_size=size)
                 break
             except RuntimeError as error:
                 size *= 4
@@ -179,7 +181,8 @@ RUNTIMES: dict[str, Runtime] = {
     "tflm": Runtime("tflite_micro", "pip install keras-esq[mcu]", "reference", _micro),
 }
 _ISOLATED = "_keras_esq_isolated"
-_AUTO = ("litert", "tflite-runtime", "tf")
+# What "auto" tries in this order; TFLM, made for other machines, comes last.
+AUTO = ("litert", "tflite-runtime", "tf", "tflm")
 
 
 def _import(name: str) -> Any:
@@ -238,10 +241,10 @@ def resolve_runtime(name: str) -> str:
     """
     installed = available_runtimes()
     if name == "auto":
-        for candidate in _AUTO:
+        for candidate in AUTO:
             if candidate in installed:
                 return candidate
-        raise ImportError(f"Expected an installed TFLite runtime. Received none of {_AUTO}. Run: {_TFLITE}")
+        raise ImportError(f"Expected an installed TFLite runtime. Received none of {AUTO}. Run: {_TFLITE}")
     if name not in RUNTIMES:
         near = difflib.get_close_matches(str(name), [*RUNTIMES, "auto"], n=1, cutoff=0.4)
         hint = f" Did you mean {near[0]!r}?" if near else ""
@@ -277,6 +280,75 @@ def open_backend(
             f"Expected a file that runtime {runtime!r} can run. It answered: {error}. "
             f"Other runtimes here: {[n for n in available_runtimes() if n != runtime]}."
         ) from error
+
+
+class MicroPreserving:
+    """TFLM with every intermediate tensor kept, for comparing layer by layer.
+
+    Args:
+        content: a verified file.
+
+    Raises:
+        RuntimeError: if TFLM refuses it.
+    """
+
+    def __init__(self, content: bytes) -> None:
+        runtime = _import(RUNTIMES["tflm"].module).runtime
+        self._interpreter = runtime.Interpreter.from_bytes(
+            content,
+            arena_size=max(40 * len(content), 1 << 24),
+            intrepreter_config=runtime.InterpreterConfig.kPreserveAllTensors,
+        )
+
+    def invoke(self, x: np.ndarray) -> None:
+        """Run one sample `(1, *input_shape)` in the input's own type."""
+        self._interpreter.set_input(x, 0)
+        self._interpreter.invoke()
+
+    def tensor(self, index: int) -> np.ndarray:
+        """An intermediate tensor of the last `invoke`, by its number in the file."""
+        return np.asarray(self._interpreter.GetTensor(index, 0)["tensor_data"])
+
+
+@contextlib.contextmanager
+def quiet_stderr() -> Iterator[None]:
+    """Drop what native code prints to stderr: TFLM does so for every arena that is too small."""
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as sink:
+            os.dup2(sink.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def smallest_arena(content: bytes) -> int:
+    """The smallest arena, in bytes, in which TFLM allocates a verified file, to 16 bytes.
+
+    Raises:
+        ImportError: if tflite-micro is not installed.
+        RuntimeError: if TFLM refuses the file, whatever the arena.
+    """
+    resolve_runtime("tflm")
+    module = _import(RUNTIMES["tflm"].module)
+    open_backend(content, "tflm")
+
+    def fits(size: int) -> bool:
+        try:
+            module.runtime.Interpreter.from_bytes(content, arena_size=size)
+        except RuntimeError:
+            return False
+        return True
+
+    low, high = 0, 1024
+    with quiet_stderr():
+        while not fits(high):
+            low, high = high, 2 * high
+        while high - low > 16:
+            middle = (low + high) // 32 * 16
+            low, high = (low, middle) if fits(middle) else (middle, high)
+    return high
 
 
 def open_preserving(content: bytes, max_batch: int) -> InterpreterBackend:

@@ -78,11 +78,16 @@ def is_batchable(model: Any) -> bool:
     if len(model.subgraphs) != 1:
         return False
     subgraph = model.subgraphs[0]
+    # What is computed from constants alone, such as decoded weights, does not depend on the batch.
+    fixed = {i for i, tensor in enumerate(subgraph.tensors) if constant_bytes(model, tensor) is not None}
     for index in items(subgraph.inputs):
         if items(subgraph.tensors[index].shape)[:1] != [1]:
             return False
     for operator in subgraph.operators or []:
         name = op_name(model, operator)
+        if items(operator.inputs) and all(i in fixed for i in items(operator.inputs)):
+            fixed.update(items(operator.outputs))
+            continue
         if any(items(subgraph.tensors[i].shape)[:1] != [1] for i in items(operator.outputs)):
             return False
         first = items(subgraph.tensors[items(operator.inputs)[0]].shape) if items(operator.inputs) else []

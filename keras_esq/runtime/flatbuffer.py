@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 
 from keras_esq.runtime.agreement import Agreement
-from keras_esq.runtime.backends import Backend, open_backend, resolve_runtime
+from keras_esq.runtime.backends import AUTO, Backend, available_runtimes, open_backend, resolve_runtime, smallest_arena
 from keras_esq.runtime.batching import is_batchable
 from keras_esq.runtime.flatbuffer_format import items, parse, read, type_name
+from keras_esq.runtime.metadata import read_metadata, verify_seal
+from keras_esq.runtime.support import refusal
 
 _INTEGER = {"INT8": np.int8, "UINT8": np.uint8}
 _IO_TYPES: dict[str, Any] = {"FLOAT32": np.float32, **_INTEGER}
@@ -25,13 +27,18 @@ class Flatbuffer:
         runtime: what runs it: "litert" (ai-edge-litert), "tflite-runtime", "tf" (TensorFlow's interpreter), "tflm"
             (TensorFlow Lite for Microcontrollers); "litert-builtin" and "tf-builtin" without XNNPACK, or
             "tflite-runtime-ref" with the reference kernels, bit for bit those of TFLM. "auto", the default, is the
-            first installed of litert, tflite-runtime and tf.
+            first installed of litert, tflite-runtime, tf and tflm that can run the file.
         num_threads: threads of one inference; 1 by default, because small networks gain nothing from more. TFLM
             always uses one.
         arena_size: bytes of TFLM's arena; None, the default, takes what is needed. For "tflm" only.
+        verify: refuse a file of `keras_esq.convert` that changed since it was written, True by default: interpreters
+            trust what they read, and damage may end the process. False is for files that another tool edited on
+            purpose. Files of other writers are checked for their structure only.
 
     Attributes:
         agreement: how the file agreed with its Keras model when `keras_esq.convert` wrote it; None for other files.
+        metadata: what `keras_esq.convert` noted in the file (version, target, bounds, bits of each layer and what was
+            passed to it); None for other files.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -47,30 +54,54 @@ class Flatbuffer:
         *,
         num_threads: int = 1,
         arena_size: int | None = None,
+        verify: bool = True,
     ) -> None:
-        self._load(Path(path), read(path), runtime, num_threads, arena_size)
+        self._load(Path(path), read(path), runtime, num_threads, arena_size, verify)
 
     @classmethod
     def from_bytes(
-        cls, content: bytes, runtime: str = "auto", *, num_threads: int = 1, arena_size: int | None = None
+        cls,
+        content: bytes,
+        runtime: str = "auto",
+        *,
+        num_threads: int = 1,
+        arena_size: int | None = None,
+        verify: bool = True,
     ) -> Flatbuffer:
         """The same from the bytes of a file; `path` is None. Arguments and errors as of the class."""
         self = cls.__new__(cls)
-        self._load(None, content, runtime, num_threads, arena_size)
+        self._load(None, content, runtime, num_threads, arena_size, verify)
         return self
 
-    def _load(self, path: Path | None, content: bytes, runtime: str, num_threads: int, arena_size: int | None) -> None:
+    def _load(
+        self,
+        path: Path | None,
+        content: bytes,
+        runtime: str,
+        num_threads: int,
+        arena_size: int | None,
+        verify: bool,
+    ) -> None:
         if isinstance(num_threads, bool) or not isinstance(num_threads, int) or num_threads < 1:
             raise ValueError(f"Expected num_threads to be a whole number of at least 1. Received: {num_threads!r}.")
         self.path = path
+        name = repr(str(path)) if path else "bytes"
         self.runtime = resolve_runtime(runtime)
+        model = parse(content, name)
+        if verify:
+            verify_seal(content, model, name)
+        if runtime == "auto":
+            able = [r for r in AUTO if r in available_runtimes() and refusal(model, r) is None]
+            self.runtime = able[0] if able else self.runtime
+        if why := refusal(model, self.runtime):
+            raise RuntimeError(f"Expected a file that runtime {self.runtime!r} can run. Received {name}: {why}.")
         if arena_size is not None and (self.runtime != "tflm" or arena_size < 1):
             raise ValueError(
                 f"Expected arena_size (bytes) with runtime='tflm' only. Received: {arena_size!r}, {self.runtime!r}."
             )
         self.agreement: Agreement | None = None
+        self.metadata = read_metadata(model, name)
         self.num_bytes = len(content)
-        model = parse(content, repr(str(path)) if path else "bytes")
         subgraph = model.subgraphs[0]
         inputs, outputs = items(subgraph.inputs), items(subgraph.outputs)
         if len(inputs) != 1 or len(outputs) != 1:
@@ -169,6 +200,17 @@ class Flatbuffer:
     def quantize(self, x: Any) -> np.ndarray:
         """x in the file's input type: rounded and saturated by the input's scale. Arguments as of `predict`."""
         return self._input.from_real(self._check(x))
+
+    def smallest_arena(self) -> int:
+        """The smallest arena, in bytes, in which TFLM runs the file, to 16 bytes.
+
+        Measured on this machine. Pointers make it larger here than on a microcontroller of 32 bits.
+
+        Raises:
+            ImportError: if tflite-micro is not installed.
+            RuntimeError: if TFLM refuses the file, whatever the arena.
+        """
+        return smallest_arena(self._content)
 
     def _check(self, x: Any) -> np.ndarray:
         expected = f"Expected x of shape (n, {', '.join(map(str, self.input_shape))})"

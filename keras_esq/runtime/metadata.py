@@ -74,8 +74,8 @@ def verify_seal(content: bytes, model: Any, name: str = "the file") -> None:
         if hashlib.sha256(content.replace(stamped, empty, 1)).hexdigest().encode() == found.group(1):
             return
     raise FlatbufferError(
-        f"Expected {name} to be as keras_esq.convert wrote it. Its checksum tells that it changed since: it is damaged, "
-        "or another tool edited it. Copy or convert it again, or pass verify=False for an edit that was meant."
+        f"Expected {name} to be as keras_esq.convert wrote it. Its checksum tells that it changed since: it is "
+        "damaged, or another tool edited it. Copy or convert it again, or pass verify=False for an edit that was meant."
     )
 
 

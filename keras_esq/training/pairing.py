@@ -73,15 +73,20 @@ def check_distance(distance: Any) -> str:
 class LogitPairing:
     """Pair the logits: adds weight * mean distance(f(x), f(x_adv)) to the loss, the default of [ESQ].
 
+    The default was found by benchmarks/pairing_default.py on binary networks (accuracy in the worst case of PGD-40 on
+    two losses, one seed): on the digits every weight from 0.02 to 0.3 ends within 2.3 points; on MNIST, with a short
+    training, it rises with the weight from 41 % at 0.02 to 59 % at 0.3, ahead of adversarial cross-entropy (56 %).
+    Where clean accuracy suffers, try 0.1; from float networks that were trained naturally 0.5 was too strong.
+
     Args:
         weight: factor lambda of the distance, >= 0.
-        distance: see `pairing_distance`.
+        distance: see `pairing_distance`. With the square, images on which the network is fooled most count most.
 
     Raises:
         TypeError, ValueError: for a weight that is no number or negative, or an unknown distance.
     """
 
-    weight: float = 0.05
+    weight: float = 0.3
     distance: str = "squared_l2"
 
     def __post_init__(self) -> None:

@@ -1,0 +1,118 @@
+"""Target "phone": the low-bit kernels of a full int8 file in 2 or 4 bits, its activations as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from keras_esq.conversion.kernels import FULL_SCALE, Kernel, is_low_bit, kernels, pack
+from keras_esq.conversion.writing import add_constant, operator_code
+from keras_esq.runtime.flatbuffer_format import _schema, constant, items, type_name
+
+# What `weights` may be, besides "auto".
+WIDTHS = {"int8": 8, "int4": 4, "int2": 2}
+
+# The largest value that is stored: -1, 0, 1 in 2 bits. In 4 bits -7, 0, 7 rather than -1, 0, 1, which keeps the bias,
+# whose unit is the weights', seven times finer.
+_LARGEST = {2: 1, 4: 7}
+
+# Kernels of these widths exist beside int8 activations. INT2 convolutions compute garbage or are refused everywhere.
+_WIDTHS_OF = {"FULLY_CONNECTED": (2, 4), "CONV_2D": (4,), "DEPTHWISE_CONV_2D": (4,)}
+
+# A dense layer over the last axis of an image; older versions flatten the image.
+_KEEP_DIMS_VERSION = 5
+
+
+def pack_kernels(model: Any, weights: str, layers: Sequence[str], output_layer: str) -> None:
+    """Store the low-bit kernels of a full int8 graph in fewer bits, in place.
+
+    "auto" is the smallest type of each kernel that does not slow a network down, by benchmarks/phone_latency.py (LiteRT
+    with XNNPACK, time of one layer relative to int8):
+
+    | layer | INT4 | INT2 | "auto" |
+    |---|---|---|---|
+    | dense | 0.5 to 0.9 | 0.9 to 1.5 | INT2: most of the bytes, little of the time |
+    | 1x1 convolution, written as the dense layer that it is | 1.1 | 1.9 to 2.3 | INT4 |
+    | other convolutions | 2.9 to 3.5 | none | INT8 |
+    | depthwise convolution | 5.2 to 5.5 | none | INT8 |
+
+    Args:
+        model: the `ModelT`.
+        weights: "auto", "int8", "int4" or "int2". A width that is asked for by name is met for every low-bit kernel.
+        layers: names of the Keras layers in order of execution.
+        output_layer: name of the last of them.
+
+    Raises:
+        ValueError: naming the first low-bit layer that can't hold the width that was asked for.
+    """
+    if weights == "int8":
+        return
+    stored: dict[tuple[int, int, int], int] = {}
+    for kernel in list(kernels(model, layers, output_layer)):
+        if not is_low_bit(kernel.values):
+            continue
+        dense = kernel.op == "FULLY_CONNECTED" or _is_pointwise(kernel)
+        bits = WIDTHS.get(weights, 2 if kernel.op == "FULLY_CONNECTED" else 4)
+        if weights == "auto" and not dense:
+            continue
+        if bits not in _WIDTHS_OF.get("FULLY_CONNECTED" if dense else kernel.op, ()):
+            raise ValueError(
+                f"Expected low-bit layers that can hold {weights} beside int8 activations. Layer {kernel.layer!r} "
+                f"({kernel.op}, kernel {kernel.values.shape}) can't: {_advice(bits)}"
+            )
+        if dense and kernel.op != "FULLY_CONNECTED":
+            _make_dense(model, kernel)
+        _store(model, kernel, bits, dense, stored)
+
+
+def _advice(bits: int) -> str:
+    if bits == 2:
+        return (
+            "no runtime has such a kernel. Use weights='auto', which stores it in int8, weights='int4', or "
+            "target='phone-small', whose float activations take 2 bits in every layer."
+        )
+    return "no runtime has such a kernel. Use weights='auto' or 'int8', or target='phone-small'."
+
+
+def _is_pointwise(kernel: Kernel) -> bool:
+    options = kernel.operator.builtinOptions
+    return (
+        kernel.op == "CONV_2D" and kernel.values.shape[1:3] == (1, 1) and (options.strideH, options.strideW) == (1, 1)
+    )
+
+
+def _make_dense(model: Any, kernel: Kernel) -> None:
+    schema, operator = _schema(), kernel.operator
+    operator.opcodeIndex = operator_code(model, "FULLY_CONNECTED", _KEEP_DIMS_VERSION)
+    operator.builtinOptionsType = schema.BuiltinOptions.FullyConnectedOptions
+    operator.builtinOptions = schema.FullyConnectedOptionsT(
+        fusedActivationFunction=operator.builtinOptions.fusedActivationFunction, keepNumDims=True
+    )
+
+
+def _store(model: Any, kernel: Kernel, bits: int, dense: bool, stored: dict[tuple[int, int, int], int]) -> None:
+    """Put the kernel and its bias into new tensors, since other operators may read the old ones."""
+    tensors, inputs = model.subgraphs[0].tensors, items(kernel.operator.inputs)
+    ratio = FULL_SCALE / _LARGEST[bits]
+    key = (kernel.tensor, bits, int(dense))
+    if key not in stored:
+        old = tensors[kernel.tensor]
+        shape = (kernel.values.shape[0], kernel.values[0].size) if dense else kernel.values.shape
+        data = pack(np.sign(kernel.values) * _LARGEST[bits], bits)
+        stored[key] = add_constant(model, old, f"INT{bits}", data, shape=np.array(shape, np.int32))
+        _rescale(tensors[stored[key]], ratio)
+    inputs[kernel.position] = stored[key]
+    bias = kernel.position + 1
+    if bias < len(inputs) and inputs[bias] >= 0:
+        old = tensors[inputs[bias]]
+        values = np.asarray(constant(model, old))
+        rescaled = np.rint(values / ratio).astype(values.dtype)
+        inputs[bias] = add_constant(model, old, type_name(old), rescaled.view(np.uint8))
+        _rescale(tensors[inputs[bias]], ratio)
+    kernel.operator.inputs = np.array(inputs, np.int32)
+
+
+def _rescale(tensor: Any, ratio: float) -> None:
+    tensor.quantization.scale = (np.asarray(tensor.quantization.scale, np.float64) * ratio).astype(np.float32)
