@@ -128,7 +128,10 @@ def main() -> None:
 def write_page(done) -> None:
     """The table of all that is in the log."""
     lines = ["# The default of LogitPairing", "", *(__doc__ or "").strip().splitlines()[2:4], ""]
-    lines += ["Accuracy in %, one seed; the interval of a figure is about +-4 points (digits), +-3 (MNIST)."]
+    lines += [
+        "Written by `python benchmarks/pairing_default.py digits` and `... mnist --data mnist.npz`. Accuracy in %,"
+    ]
+    lines += ["one seed; the 95 % interval of a figure is about +-4 points (digits) and +-3 (MNIST)."]
     for dataset in SETTINGS:
         rows = [line for (name, _), line in done.items() if name == dataset]
         if rows:

@@ -363,16 +363,19 @@ def test_relu6_that_tflm_computes_wrong(path):
     """A RELU6 that is not fused: TFLM forgets to convert its scale."""
     x = keras.Input((12, 12, 3))
     y = L.ReLU(6.0, name="six")(L.Conv2DTranspose(8, 3, kernel_initializer="random_normal", name="up")(x))
-    model = keras.Model(x, L.Dense(5)(L.GlobalAveragePooling2D()(y)))
-    for target in ("mcu", "ethos-u"):
-        file = convert(quantize_model(model, "ternary"), path, target=target, calibration=X)
-        assert "tflm" not in available_runtimes() or file.agreement.runtimes["tflm"].top1 > 0.8
-        assert "RELU6" not in inspect(path).ops
+    # A concatenation gives the RELU6 the range of its other input, below 0.
+    wide = L.Concatenate()([y, L.Conv2DTranspose(4, 3)(x)])
+    for features, ops in ((y, ("QUANTIZE",)), (wide, ("QUANTIZE", "RELU6"))):
+        model = keras.Model(x, L.Dense(5)(L.GlobalAveragePooling2D()(features)))
+        for target in ("mcu", "ethos-u"):
+            file = convert(quantize_model(model, "ternary"), path, target=target, calibration=X)
+            assert "tflm" not in available_runtimes() or file.agreement.runtimes["tflm"].top1 > 0.8
+            assert tuple(op for op in inspect(path).ops if op in ("QUANTIZE", "RELU6")) == ops
 
 
 @pytest.mark.skipif("tflm" not in available_runtimes(), reason="no tflite-micro here")
 def test_a_layer_that_tflm_computes_wrong_is_named(path, monkeypatch):
-    monkeypatch.setattr(sys.modules["keras_esq.conversion.convert"], "replace_relu6", lambda graph: None)
+    monkeypatch.setattr(sys.modules["keras_esq.conversion.convert"], "repair_relu6", lambda graph: None)
     x = keras.Input((12, 12, 3))
     y = L.ReLU(6.0, name="six")(L.Conv2DTranspose(8, 3, kernel_initializer="random_normal", name="up")(x))
     model = keras.Model(x, L.Dense(5, name="logits")(L.GlobalAveragePooling2D(name="pool")(y)))

@@ -24,7 +24,7 @@ from keras_esq.conversion.dequantizing import dequantize_kernels
 from keras_esq.conversion.inputs import calibration_data, plain_model, with_bounds
 from keras_esq.conversion.kernels import layer_bits
 from keras_esq.conversion.lowering import lower
-from keras_esq.conversion.micro import replace_relu6
+from keras_esq.conversion.micro import repair_relu6
 from keras_esq.conversion.options import check_labels, check_options, describe_report, get_bounds
 from keras_esq.conversion.packing import pack_kernels
 from keras_esq.conversion.slimming import slim
@@ -145,7 +145,7 @@ def convert(
         if rules.storage == "packed":
             pack_kernels(graph, weights, *names)
         if "tflm" in rules.runtimes:
-            replace_relu6(graph)
+            repair_relu6(graph)
         plain = finish(serialize(graph))
         agreement = check_int8(plain, twin, network, samples, reference, runtimes_of(plain))
         content = plain
