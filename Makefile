@@ -26,7 +26,7 @@ demo: setup
 	$(BIN)/keras-esq demo
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 slow: setup
 	$(BIN)/python -m pytest -m slow

@@ -15,7 +15,14 @@ EXTRAS = {
     "tuner": ["keras-tuner>=1.4.8,<2", "tensorboard>=2.21"],
     "attacks": ["cleverhans>=4.0,<5"],
     "demo": ["scikit-learn>=1.7.2", "matplotlib>=3.10.9"],
-    "test": ["pytest>=9.2", "ruff>=0.17.5,<0.18", "mypy>=2.4.1", "scikit-learn>=1.7.2", "matplotlib>=3.10.9"],
+    "test": [
+        "pytest>=9.2",
+        "pytest-xdist>=3.8",
+        "ruff>=0.17.5,<0.18",
+        "mypy>=2.4.1",
+        "scikit-learn>=1.7.2",
+        "matplotlib>=3.10.9",
+    ],
 }
 EXTRAS["all"] = sorted({name for extra in ("tflite", "mcu", "tuner", "attacks", "demo") for name in EXTRAS[extra]})
 
