@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from keras_esq import attacks, data, models
-    from keras_esq.conversion import ConversionError, convert, inspect
+    from keras_esq.conversion import ConversionError, check_edgetpu, convert, inspect
     from keras_esq.evaluation import (
         AmplificationProfile,
         RobustnessReport,
@@ -45,7 +45,7 @@ _PUBLIC: dict[str, list[str]] = {
     "attacks": [],
     "data": [],
     "models": [],
-    "conversion": ["ConversionError", "convert", "inspect"],
+    "conversion": ["ConversionError", "check_edgetpu", "convert", "inspect"],
     "evaluation": [
         "AmplificationProfile",
         "RobustnessReport",
@@ -89,6 +89,7 @@ __all__ = [
     "attacks",
     "available_runtimes",
     "binarize",
+    "check_edgetpu",
     "convert",
     "data",
     "error_amplification",

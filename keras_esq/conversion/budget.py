@@ -6,8 +6,8 @@ import warnings
 from collections.abc import Sequence
 
 from keras_esq.conversion.lookup import compress_kernels, compressible
-from keras_esq.runtime.backends import smallest_arena
 from keras_esq.runtime.flatbuffer_format import parse
+from keras_esq.runtime.micro import smallest_arena
 
 
 def compress_within(

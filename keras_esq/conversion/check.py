@@ -109,7 +109,13 @@ def check_int8(
         )
     results, step = {}, _output_step(content)
     for runtime in runtimes:
-        outputs = Flatbuffer.from_bytes(content, runtime).predict(x)
+        try:
+            outputs = Flatbuffer.from_bytes(content, runtime).predict(x)
+        except RuntimeError as error:
+            raise ConversionError(
+                f"Expected runtime {runtime!r} of the target to take the file. {error} No file was written. Its plain "
+                "kernels run it: use target='ethos-u' for plain int8, or change the layers that the message tells of."
+            ) from error
         if problem := _output_problem(outputs, reference, step):
             layer = network.output_names[0]
             if runtime == "tflm":

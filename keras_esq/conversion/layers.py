@@ -10,9 +10,10 @@ import numpy as np
 from keras_esq._keras import keras
 from keras_esq.conversion.alignment import Pair, align, layer_of, quantization
 from keras_esq.runtime import Flatbuffer
-from keras_esq.runtime.backends import MicroPreserving, open_preserving
+from keras_esq.runtime.backends import open_preserving
 from keras_esq.runtime.batching import is_batchable
 from keras_esq.runtime.flatbuffer_format import items, op_name, parse, text
+from keras_esq.runtime.micro import MicroPreserving
 
 # A layer is off if its RMS difference passes both bounds. Over 29 random networks of 2 to 20 blocks (float, ternary and
 # binary) 99 % of the tensors were within 0.06 or 4 steps, and the worst correct layer was at 0.13 and 25 steps.
@@ -67,7 +68,7 @@ def compare_layers(content: bytes, twin: bytes, pairs: list[Pair], x: np.ndarray
     ports = _last_of_layers(model, pairs)
     batch = _BATCH if is_batchable(model) and is_batchable(twin_model) else 1
     left, right = open_preserving(content, batch), open_preserving(twin, batch)
-    quantize = Flatbuffer.from_bytes(content, "tf").quantize
+    quantize = Flatbuffer.from_bytes(content, "tf-builtin").quantize
     errors, norms, counts = (np.zeros(len(ports)) for _ in range(3))
     x = x[:_SAMPLES]
     for start in range(0, len(x), batch):
@@ -162,7 +163,7 @@ def find_micro_layer(content: bytes, pairs: list[Pair], x: np.ndarray, last: str
     graph = parse(content).subgraphs[0]
     left, right = open_preserving(content, 1), MicroPreserving(content)
     errors = np.zeros(len(pairs))
-    for sample in Flatbuffer.from_bytes(content, "tf").quantize(x[:_BATCH]):
+    for sample in Flatbuffer.from_bytes(content, "tf-builtin").quantize(x[:_BATCH]):
         left.invoke(sample[None])
         right.invoke(sample[None])
         for row, pair in enumerate(pairs):

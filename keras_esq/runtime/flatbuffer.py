@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from keras_esq.runtime.agreement import Agreement
-from keras_esq.runtime.backends import AUTO, Backend, available_runtimes, open_backend, resolve_runtime, smallest_arena
+from keras_esq.runtime.backends import AUTO, Backend, available_runtimes, open_backend, resolve_runtime
 from keras_esq.runtime.batching import is_batchable
 from keras_esq.runtime.flatbuffer_format import items, parse, read, type_name
 from keras_esq.runtime.metadata import read_metadata, verify_seal
+from keras_esq.runtime.micro import smallest_arena
 from keras_esq.runtime.support import refusal
 
 _INTEGER = {"INT8": np.int8, "UINT8": np.uint8}
