@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from keras_esq._keras import keras
-
 
 @pytest.fixture(autouse=True)
 def _seeded():
+    # Imported here, as TensorFlow's notes would else follow the summary of a run on several processes.
+    from keras_esq._keras import keras
+
     keras.utils.set_random_seed(1234)
 
 
