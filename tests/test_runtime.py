@@ -226,7 +226,8 @@ def test_auto_takes_the_first_that_is_installed(files, monkeypatch):
         ("tensorflow", "tflm"),
     ]:
         missing.add(package)
-        assert Flatbuffer(files["int8"]).runtime == expected
+        if expected in available_runtimes():  # tflite-runtime is not, from Python 3.12 on
+            assert Flatbuffer(files["int8"]).runtime == expected
     missing.add("tflite_micro")
     with pytest.raises(ImportError, match="pip install"):
         Flatbuffer(files["int8"])
