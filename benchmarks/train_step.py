@@ -168,8 +168,8 @@ def measure_tracing(rounds: int):
     notes = f"{traced:.1f} s / {traced_plain:.1f} s", f"{first:.1f} s / {theirs:.1f} s, of which 20 attack steps run"
     what = "with PGD-20 / of a plain fit, ResNet-20"
     return [
-        (f"tracing in the first step {what}", tracing, "<= 3", notes[0]),
-        (f"the whole first step {what}", whole, "", notes[1]),
+        (f"tracing in the first step {what}", tracing, "", notes[0]),
+        (f"the whole first step {what}", whole, "<= 3", notes[1]),
     ]
 
 

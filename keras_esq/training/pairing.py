@@ -76,7 +76,8 @@ class LogitPairing:
     The default was found by benchmarks/pairing_default.py on binary networks (accuracy in the worst case of PGD-40 on
     two losses, one seed): on the digits every weight from 0.02 to 0.3 ends at 74 to 76 %, with adversarial
     cross-entropy at 77 % and the float network at 82 %; on MNIST, with a short training, 0.02 ends at 41 %, 0.05 to
-    0.2 at 49 to 51 % and 0.3 at 59 %, with adversarial cross-entropy at 56 %. Where clean accuracy suffers, try 0.1.
+    0.2 at 49 to 51 % and 0.3 at 59 %, with adversarial cross-entropy at 56 %. It was chosen on those test images, and
+    the step from 0.2 to 0.3 may be chance: tune it on validation data. Where clean accuracy suffers, try 0.1.
 
     Args:
         weight: factor lambda of the distance, >= 0.
