@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 import keras_esq as esq
-from keras_esq.quantize import draw_partition
+from keras_esq.quantize import draw_partitions
 from keras_esq.quantize.schedules import get_schedule
 
 ERRORS = np.array([0.1, 0.2, 0.25, 0.4, 0.8, 0.05, 0.3], np.float32)
@@ -38,9 +38,14 @@ def test_inclusion_frequencies_are_those_of_a_roulette_wheel(probability, partit
     ratio = 3 / 7
     draw = tf.function(
         lambda n: tf.map_fn(
-            lambda i: draw_partition(
-                tf.constant(ERRORS), ratio, tf.stack([i, 5]), probability=probability, partition=partition
-            ),
+            # Between two other weights, which must not take part in this one's draw.
+            lambda i: draw_partitions(
+                [tf.constant([0.01, 0.9]), tf.constant(ERRORS), tf.constant([0.5])],
+                [0.5, ratio, 1.0],
+                tf.stack([i, 5]),
+                probability=probability,
+                partition=partition,
+            )[1],
             tf.range(n),
             fn_output_signature=tf.float32,
         )
@@ -63,26 +68,29 @@ def test_inclusion_frequencies_are_those_of_a_roulette_wheel(probability, partit
 @pytest.mark.parametrize("ratio", [0.0, 0.2, 0.5, 0.875, 1.0])
 def test_exactly_the_share_is_quantized(partition, m, ratio):
     errors = np.random.default_rng(m).random(m).astype(np.float32)
-    mask = draw_partition(tf.constant(errors), ratio, [1, 2], partition=partition).numpy()
-    assert mask.sum() == np.floor(ratio * m + 0.5)
-    assert set(np.unique(mask)) <= {0.0, 1.0}
+    masks = draw_partitions(
+        [tf.constant(errors), tf.constant(errors[: m // 2 + 1])], ratio, [1, 2], partition=partition
+    )
+    for mask in masks:
+        assert tf.reduce_sum(mask) == np.floor(ratio * len(mask) + 0.5)
+        assert set(np.unique(mask)) <= {0.0, 1.0}
 
 
 def test_extreme_errors_are_drawn_without_nan():
     errors = tf.constant([0.0, 0.0, 1e-30, 1.0, 0.5, 0.0])
     for probability in ("constant", "linear", "softmax", "sigmoid"):
-        mask = draw_partition(errors, 0.5, [3, 4], probability=probability).numpy()
-        assert mask.sum() == 3
+        (mask,) = draw_partitions([errors], 0.5, [3, 4], probability=probability)
+        assert tf.reduce_sum(mask) == 3
 
 
 def test_quantizer_error_is_the_papers():
     w = np.random.default_rng(0).normal(size=(3, 3, 2, 4)).astype(np.float32)
     w[..., 1] = 0.0
-    q = esq.ternarize(w).numpy().astype(np.float64)
+    q = esq.ternarize(w)
     norm = np.abs(w.astype(np.float64)).sum((0, 1, 2))
-    expected = np.abs(w - q).sum((0, 1, 2)) / np.where(norm > 0, norm, 1)
-    np.testing.assert_allclose(esq.Ternary().error(w), expected, rtol=1e-5)
-    assert esq.Binary(axis=(2, 3)).error(w).shape == (2, 4)
+    expected = np.abs(w - q.numpy().astype(np.float64)).sum((0, 1, 2)) / np.where(norm > 0, norm, 1)
+    np.testing.assert_allclose(esq.Ternary().error(w, q), expected, rtol=1e-5)
+    assert esq.Binary(axis=(2, 3)).error(w, q).shape == (2, 4)
 
 
 @pytest.mark.parametrize(

@@ -147,7 +147,7 @@ def test_training_mode_sees_the_partition_and_inference_does_not(images):
     renew_partition(low_bit_weights(low_bit), [1, 2])
     conv = low_bit_weights(low_bit)[0]
     assert conv.partition.numpy().sum() == 2
-    mixed = conv.quantizer.mix(conv.latent, conv.partition).numpy()
+    mixed = conv.quantizer.mix(conv.latent, conv.quantized, conv.partition).numpy()
     real = conv.partition.numpy() == 0
     np.testing.assert_array_equal(mixed[..., real], conv.latent.numpy()[..., real])
     np.testing.assert_array_equal(mixed[..., ~real], conv.quantized.numpy()[..., ~real])

@@ -82,7 +82,9 @@ def mixed_copy(low_bit):
     """A plain net that holds the partly quantized weights of the present partition."""
     plain = esq.strip(low_bit)
     for w in low_bit_weights(low_bit):
-        getattr(plain.get_layer(w.wrapper.name), w.attribute).assign(w.quantizer.mix(w.latent, w.partition))
+        getattr(plain.get_layer(w.wrapper.name), w.attribute).assign(
+            w.quantizer.mix(w.latent, w.quantized, w.partition)
+        )
     return plain
 
 

@@ -2,11 +2,18 @@
 
 from keras_esq.quantize.configs import BinaryQuantizeConfig, TernaryQuantizeConfig
 from keras_esq.quantize.model import quantize_model
-from keras_esq.quantize.partition import draw_partition
+from keras_esq.quantize.partition import draw_partitions
 from keras_esq.quantize.quantizers import Binary, LowBitQuantizer, Ternary, binarize, get_quantizer, ternarize
 from keras_esq.quantize.schedules import get_schedule
 from keras_esq.quantize.scheme import LowBitScheme
-from keras_esq.quantize.state import frozen_weights, get_ratio, low_bit_weights, renew_partition, set_ratio
+from keras_esq.quantize.state import (
+    frozen_weights,
+    get_ratio,
+    held_weights,
+    low_bit_weights,
+    renew_partition,
+    set_ratio,
+)
 from keras_esq.quantize.strip import strip
 from keras_esq.quantize.summary import summary
 from keras_esq.quantize.wrapper import LowBitWeight, LowBitWrapper
@@ -21,11 +28,12 @@ __all__ = [
     "Ternary",
     "TernaryQuantizeConfig",
     "binarize",
-    "draw_partition",
+    "draw_partitions",
     "frozen_weights",
     "get_quantizer",
     "get_ratio",
     "get_schedule",
+    "held_weights",
     "low_bit_weights",
     "quantize_model",
     "renew_partition",

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 PARTITIONS = ("quantized", "real")
@@ -46,39 +47,47 @@ def log_chances(error: tf.Tensor, probability: str = "linear", partition: str = 
     return tf.math.log_sigmoid(f)
 
 
-def draw_partition(
-    error: tf.Tensor,
-    ratio: Any,
+def draw_partitions(
+    errors: Sequence[tf.Tensor],
+    ratios: Any,
     seed: Any,
     *,
     probability: str = "linear",
     partition: str = "quantized",
-) -> tf.Tensor:
-    """Draw the filters to quantize in one training step.
+) -> list[tf.Tensor]:
+    """Draw the filters to quantize in one training step, for several weights at once.
 
     Drawing k of m without replacement with chances p (a roulette wheel, turned k times) is the same as taking the k
-    largest of log p + Gumbel noise, which needs no loop.
+    largest of log p + Gumbel noise, which needs no loop. All weights are drawn by the same few operations: a graph of
+    twenty for each weight would take longer to build than the rest of a training step.
 
     Args:
-        error: relative quantization error of each filter, shape (m,).
-        ratio: share r of filters to quantize, a number or scalar tensor in [0, 1]. Half filters round up.
+        errors: for each weight the relative quantization errors of its filters, shape (m,).
+        ratios: share r of filters to quantize in [0, 1], a number or tensor: one for all weights, or one for each.
+            Half filters round up.
         seed: stateless seed, int32 of shape (2,).
         probability: as in `log_chances`.
         partition: "quantized" draws the round(r*m) filters to quantize; "real" the others, which stay real.
 
     Returns:
-        float32 of shape (m,): 1.0 for a filter to quantize, 0.0 for one that stays real. Exactly round(r*m) are 1.0.
+        For each weight float32 of shape (m,): 1.0 for a filter to quantize, 0.0 for one that stays real. Exactly
+        round(r*m) are 1.0.
 
     Reference: [SQ], algorithm 1; Gumbel top-k: Kool et al. 2019 (arXiv 1903.06059).
     """
-    count = tf.shape(error)[0]
-    uniform = tf.random.stateless_uniform(tf.shape(error), seed, minval=TINY, maxval=1.0, dtype=tf.float32)
-    keys = log_chances(tf.cast(error, tf.float32), probability, partition) - tf.math.log(-tf.math.log(uniform))
-    quantized = tf.cast(tf.floor(tf.cast(ratio, tf.float32) * tf.cast(count, tf.float32) + 0.5), tf.int32)
-    drawn = quantized if partition == "quantized" else count - quantized
+    sizes = np.array([int(error.shape[0]) for error in errors])
+    owner = np.repeat(np.arange(len(sizes)), sizes)
+    rank = np.concatenate([np.arange(size) for size in sizes])
+    error = tf.concat([tf.cast(error, tf.float32) for error in errors], axis=0)
+    uniform = tf.random.stateless_uniform([sizes.sum()], seed, minval=TINY, maxval=1.0, dtype=tf.float32)
+    keys = log_chances(error, probability, partition) - tf.math.log(-tf.math.log(uniform))
+    quantized = tf.floor(tf.cast(ratios, tf.float32) * sizes.astype(np.float32) + 0.5)
+    drawn = quantized if partition == "quantized" else sizes.astype(np.float32) - quantized
+    # By key, then by owner: as sorting is stable, each weight's filters stay in the order of their keys.
     order = tf.argsort(keys, direction="DESCENDING")
-    in_draw = tf.scatter_nd(order[:, None], tf.cast(tf.range(count) < drawn, tf.float32), [count])
-    return in_draw if partition == "quantized" else 1.0 - in_draw
+    order = tf.gather(order, tf.argsort(tf.gather(owner, order), stable=True))
+    in_draw = tf.scatter_nd(order[:, None], tf.cast(rank < tf.gather(drawn, owner), tf.float32), [sizes.sum()])
+    return tf.split(in_draw if partition == "quantized" else 1.0 - in_draw, sizes)
 
 
 # While an attack runs, the low-bit weights are constant: they are quantized once and shared by its steps. The holder

@@ -176,25 +176,25 @@ class LowBitQuantizer(tfmot_quantization.quantizers.Quantizer):
     @_as_written
     def __call__(self, inputs: Any, training: bool, weights: Mapping[str, Any], **kwargs: Any) -> tf.Tensor:
         """The quantized weight: all of it in inference, the present partition of it in training."""
+        w = tf.convert_to_tensor(inputs)
         held = held_weight(weights["partition"])
         if held is not None:
-            return held
-        if training and self.stochastic:
-            return self.mix(inputs, weights["partition"])
-        return self.quantize(inputs)
+            return _straight_through(w, held) if training else tf.cast(held, w.dtype)
+        quantized = self.quantize(w)
+        return self.mix(w, quantized, weights["partition"]) if training and self.stochastic else quantized
 
     @_as_written
-    def mix(self, w: Any, partition: Any) -> tf.Tensor:
-        """`w` with just those filters quantized whose entry of `partition` is above one half."""
+    def mix(self, w: Any, quantized: tf.Tensor, partition: Any) -> tf.Tensor:
+        """`quantized` for just those filters whose entry of `partition` is above one half, `w` for the others."""
         w = tf.convert_to_tensor(w)
-        return tf.where(self.per_filter(partition, w.shape) > 0.5, self.quantize(w), w)
+        return tf.where(self.per_filter(partition, w.shape) > 0.5, quantized, w)
 
     @_as_written
-    def error(self, w: Any) -> tf.Tensor:
+    def error(self, w: Any, quantized: tf.Tensor) -> tf.Tensor:
         """e = ||W_i - Q_i||_1 / ||W_i||_1 of each filter, in the shape of the partition; 0 for an all-zero filter."""
         w = tf.convert_to_tensor(w)
         _, reduced = _prepare(w, self.axis)
-        error = relative_error(_accumulate(w), _accumulate(self.quantize(w)), reduced)
+        error = relative_error(_accumulate(w), _accumulate(quantized), reduced)
         channels = (self.axis,) if isinstance(self.axis, int) else self.axis
         return tf.reshape(error, [w.shape[a] for a in channels])
 

@@ -10,7 +10,7 @@ from typing import Any
 import tensorflow as tf
 
 from keras_esq.quantize.graph import walk_layers
-from keras_esq.quantize.partition import draw_partition, hold
+from keras_esq.quantize.partition import draw_partitions, hold
 from keras_esq.quantize.wrapper import LowBitWeight, wrapper_low_bit_weights
 
 
@@ -58,46 +58,56 @@ def check_ratio(ratio: Any) -> float:
 
 
 @tf.autograph.experimental.do_not_convert  # plain tensor code, faster to trace as it is written
-def renew_partition(weights: list[LowBitWeight], seed: Any) -> None:
+def renew_partition(weights: list[LowBitWeight], seed: Any) -> list[tf.Tensor]:
     """Draw a new partition for each weight and put it into force; at ratio 1 every filter is quantized.
 
     Args:
         weights: from `low_bit_weights`.
-        seed: stateless seed, int32 of shape (2,); each weight draws from a seed of its own derived from it.
+        seed: stateless seed, int32 of shape (2,).
+
+    Returns:
+        The weights as the training step sees them, partly quantized, without a gradient: what `held_weights` holds.
     """
+    quantized = [weight.quantized for weight in weights]
+    groups: dict[tuple[str, str], list[int]] = {}
     for number, weight in enumerate(weights):
-        if not weight.quantizer.stochastic:
-            continue
-        error = tf.reshape(weight.quantizer.error(weight.latent), [-1])
-        partition = draw_partition(
-            error,
-            weight.ratio,
-            tf.random.experimental.stateless_fold_in(seed, number),
-            probability=weight.quantizer.probability,
-            partition=weight.quantizer.partition,
+        if weight.quantizer.stochastic:
+            groups.setdefault((weight.quantizer.probability, weight.quantizer.partition), []).append(number)
+    mixed = list(quantized)
+    for group, ((probability, partition), numbers) in enumerate(groups.items()):
+        drawn = draw_partitions(
+            [tf.reshape(weights[i].quantizer.error(weights[i].latent, quantized[i]), [-1]) for i in numbers],
+            tf.stack([weights[i].ratio for i in numbers]),
+            tf.random.experimental.stateless_fold_in(seed, group),
+            probability=probability,
+            partition=partition,
         )
-        weight.partition.assign(tf.reshape(partition, weight.partition.shape))
+        for i, chosen in zip(numbers, drawn, strict=True):
+            weights[i].partition.assign(tf.reshape(chosen, weights[i].partition.shape))
+            mixed[i] = weights[i].quantizer.mix(weights[i].latent, quantized[i], chosen)
+    return [tf.stop_gradient(value) for value in mixed]
 
 
 @contextlib.contextmanager
-def frozen_weights(model: Any, *, partitioned: bool = False) -> Iterator[None]:
-    """Within the block, each low-bit weight is quantized once, at its start, and held constant.
+def held_weights(weights: list[LowBitWeight], values: list[tf.Tensor]) -> Iterator[None]:
+    """Within the block, the network computes with `values` in place of quantizing its `weights` in each pass.
 
-    For attacks, which run the network many times on unchanged weights. To be used while a graph is traced: the held
-    tensors belong to that graph. It does nothing for a float model.
-
-    Args:
-        model: a model with or without low-bit weights.
-        partitioned: hold the weights as the present training step sees them, partly quantized. By default every
-            filter is quantized.
+    In training mode their gradient goes straight through to the latent weights. To be used while a graph is traced:
+    the held tensors belong to that graph.
     """
-    held = {}
-    for weight in low_bit_weights(model):
-        quantizer = weight.quantizer
-        mixed = partitioned and quantizer.stochastic
-        value = quantizer.mix(weight.latent, weight.partition) if mixed else quantizer.quantize(weight.latent)
-        held[id(weight.partition)] = tf.stop_gradient(value)
-    with hold(held):
+    with hold({id(weight.partition): value for weight, value in zip(weights, values, strict=True)}):
+        yield
+
+
+@contextlib.contextmanager
+def frozen_weights(model: Any) -> Iterator[None]:
+    """Within the block, each low-bit weight is quantized once, every filter, at its start, and held constant.
+
+    For attacks, which run the network many times on unchanged weights. To be used while a graph is traced, as
+    `held_weights`. It does nothing for a float model.
+    """
+    weights = low_bit_weights(model)
+    with held_weights(weights, [tf.stop_gradient(weight.quantized) for weight in weights]):
         yield
 
 

@@ -11,7 +11,7 @@ from keras_esq._keras import describe, from_description, keras
 from keras_esq.attacks import PGD
 from keras_esq.attacks.base import Attack
 from keras_esq.attacks.logits import class_logits, head_kind, logits_fn, logits_of
-from keras_esq.quantize import frozen_weights, low_bit_weights, renew_partition
+from keras_esq.quantize import frozen_weights, held_weights, low_bit_weights, renew_partition
 from keras_esq.training import data_checks
 from keras_esq.training.heads import apply_head, loss_for_head, metrics_for_head, trace_head
 from keras_esq.training.pairing import LOGITS, LogitPairing, Pairing, as_pairings, pairing_distance
@@ -201,15 +201,16 @@ class ErrorSilencedModel(keras.Model):
         seed = tf.identity(self.random_state)
         self.random_state.assign_add(tf.constant([0, 1]))
         weights = low_bit_weights(self.network)
-        renew_partition(weights, _fold(seed, 0))
-        if self.objective == "natural":
-            logs = self._natural_step(x, y, sample_weight)
-        else:
-            x_adv = self._perturb(self.attack, x, labels, _fold(seed, 1 + _replica()), partitioned=True)
-            if self.objective == "adversarial":
-                logs = self._adversarial_step(x_adv, y, labels, sample_weight)
+        # One quantization for the draw, the attack and the update: they can't see different networks.
+        with held_weights(weights, renew_partition(weights, _fold(seed, 0))):
+            if self.objective == "natural":
+                logs = self._natural_step(x, y, sample_weight)
             else:
-                logs = self._pairing_step(x, x_adv, y, labels, sample_weight)
+                x_adv = self._perturb(self.attack, x, labels, _fold(seed, 1 + _replica()))
+                if self.objective == "adversarial":
+                    logs = self._adversarial_step(x_adv, y, labels, sample_weight)
+                else:
+                    logs = self._pairing_step(x, x_adv, y, labels, sample_weight)
         if weights:
             self.ratio_tracker.update_state(weights[0].ratio)
             logs["ratio"] = self.ratio_tracker.result()
@@ -252,7 +253,8 @@ class ErrorSilencedModel(keras.Model):
         if self.validation_attack is None:
             return self._logs(x, y, outputs, sample_weight, ())
         # The same random numbers each time, so that epochs can be compared.
-        x_adv = self._perturb(self.validation_attack, x, labels, tf.constant([0, 0]), partitioned=False)
+        with frozen_weights(self.network):
+            x_adv = self._perturb(self.validation_attack, x, labels, tf.constant([0, 0]))
         self.adversarial_accuracy_tracker.update_state(_correct(logits_fn(self.network)(x_adv), labels))
         return self._logs(x, y, outputs, sample_weight, (self.adversarial_accuracy_tracker,))
 
@@ -267,12 +269,11 @@ class ErrorSilencedModel(keras.Model):
         # From the logits on, the loss does not have to go through saturated probabilities.
         return apply_head(head_kind(outputs), logits), logits, dict(zip(self._taps, taps, strict=True))
 
-    def _perturb(self, attack: Any, x: Any, labels: Any, seed: Any, partitioned: bool) -> Any:
-        """x_adv against the network in inference mode, its low-bit weights quantized once for all steps."""
+    def _perturb(self, attack: Any, x: Any, labels: Any, seed: Any) -> Any:
+        """x_adv against the network in inference mode, with its weights as they are held."""
         if not tf.inside_function():
-            return tf.function(self._perturb)(attack, x, labels, seed, partitioned)
-        with frozen_weights(self.network, partitioned=partitioned):
-            return attack.perturb(logits_fn(self.network), x, labels, seed=seed)
+            return tf.function(self._perturb)(attack, x, labels, seed)
+        return attack.perturb(logits_fn(self.network), x, labels, seed=seed)
 
     def _pairing_loss(self, activations: dict[str, Any], sample_weight: Any) -> Any:
         """Sum over pairings and layers of lambda * mean distance, samples weighted as in Keras' losses."""
