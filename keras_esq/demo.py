@@ -13,13 +13,15 @@ from keras_esq import data
 from keras_esq._checks import check_seed
 from keras_esq._keras import keras
 from keras_esq._text import aligned
-from keras_esq.attacks import FGSM, PGD
+from keras_esq.attacks import FGSM, PGD, AutoAttack
 from keras_esq.conversion import convert
 from keras_esq.evaluation import (
     AmplificationProfile,
+    MaskingAudit,
     RobustnessReport,
     error_amplification,
     evaluate_robustness,
+    masking_audit,
     plot_amplification,
 )
 from keras_esq.models import small_cnn
@@ -36,7 +38,10 @@ TEST_ATTACKS = {
     "FGSM": FGSM(eps=EPS),
     "PGD": PGD(eps=EPS, step_size=EPS / 8, steps=40, restarts=5),
     "PGD margin": PGD(eps=EPS, step_size=EPS / 8, steps=40, restarts=5, loss="margin"),
+    "AutoAttack": AutoAttack(eps=EPS),
 }
+# The audit's attacks are many; half the test images tell enough.
+AUDITED, AUDIT_IMAGES = ("AEB", "AET"), 200
 FILE_RUNTIMES = {"phone": ("litert", "tflite-runtime"), "mcu": ("tflm",)}
 
 
@@ -81,7 +86,8 @@ def run(out: Path, seed: int = 0) -> dict[str, Any]:
         seed: of weights, data order, partitions and attacks.
 
     Returns:
-        {"reports": {model: RobustnessReport}, "profiles": {model: AmplificationProfile}, "files": [rows]}.
+        {"reports": {model: RobustnessReport}, "audits": {model: MaskingAudit}, "profiles": {model:
+        AmplificationProfile}, "files": [rows]}.
 
     Raises:
         OSError: if `out` can't be written to.
@@ -98,6 +104,9 @@ def run(out: Path, seed: int = 0) -> dict[str, Any]:
     reports = _evaluate(models, digits, seed)
     print(f"\nAccuracy on the {len(digits.x_test)} test images (%). PGD: worst of 10 runs of 40 steps on two losses.\n")
     print(robustness_table(models, reports))
+    audits = _audit(models, digits, seed)
+    print("\nDo the gradients of the error-silenced networks mislead the attacks?\n")
+    print("\n".join(audit.summary() for audit in audits.values()))
     profiles = _amplification(models, reports, digits)
     picture = plot_amplification(profiles, out / "error_amplification.png")
     print("\nError amplification D_l = ||F_l(x) - F_l(x_adv)|| / ||F_l(x)||, x_adv by PGD, by layer\n")
@@ -110,7 +119,7 @@ def run(out: Path, seed: int = 0) -> dict[str, Any]:
     print("\nFiles:")
     for path in [*paths, picture, report]:
         print(f"  {path}")
-    return {"reports": reports, "profiles": profiles, "files": rows}
+    return {"reports": reports, "audits": audits, "profiles": profiles, "files": rows}
 
 
 class _Progress(keras.callbacks.Callback):
@@ -165,15 +174,27 @@ def _evaluate(models: dict[str, Any], digits: data.Dataset, seed: int) -> dict[s
     }
 
 
+def _pgd(report: RobustnessReport) -> float:
+    """Accuracy under the worst of all runs of PGD."""
+    return float(np.mean(report.robust["PGD"] & report.robust["PGD margin"]))
+
+
+def _audit(models: dict[str, Any], digits: data.Dataset, seed: int) -> dict[str, MaskingAudit]:
+    x, y = digits.x_test[:AUDIT_IMAGES], digits.y_test[:AUDIT_IMAGES]
+    audits = tqdm(AUDITED, desc="audit", unit="model")
+    return {name: masking_audit(models[name], x, y, EPS, batch_size=AUDIT_IMAGES, seed=seed) for name in audits}
+
+
 def robustness_table(models: dict[str, Any], reports: dict[str, RobustnessReport]) -> str:
     """One row a model: accuracies, bits a weight, bytes of weights."""
-    header = ["model", "", "clean", "FGSM", "PGD", "bits/weight", "weight bytes"]
+    header = ["model", "", "clean", "FGSM", "PGD", "AutoAttack", "bits/weight", "weight bytes"]
     words = {step.name: step.what for step in STEPS}
     rows = []
     for name, report in reports.items():
         total = summary(models[name])
         kernels = sum(row.low_bit_bytes - 4 * row.other_weights for row in total.rows)
-        figures = [f"{100 * report.accuracy(key):.1f}" for key in ("clean", "FGSM", "worst case")]
+        accuracies = (report.accuracy("clean"), report.accuracy("FGSM"), _pgd(report), report.accuracy("AutoAttack"))
+        figures = [f"{100 * accuracy:.1f}" for accuracy in accuracies]
         rows.append([name, words[name], *figures, f"{total.bits_per_weight:.0f}", f"{kernels:,}"])
     return aligned([header, *rows], left=2)
 
@@ -212,7 +233,7 @@ def _files(
     jobs = [(name, target) for name in ("AET", "AEB") for target in FILE_RUNTIMES]
     for name, target in tqdm(jobs, desc="convert", unit="file"):
         path = out / f"{name.lower()}_{target}.tflite"
-        convert(models[name], path, target=target, calibration=digits.x_train[:200])
+        convert(models[name], path, target=target, calibration=digits.x_train[:200], weights="int8")
         paths.append(path)
         rows += [_file_row(models[name], reports[name], digits, path, name, target, r) for r in FILE_RUNTIMES[target]]
     return paths, rows
@@ -229,5 +250,5 @@ def _file_row(
     agrees = np.mean(classes == model.predict(digits.x_test, verbose=0).argmax(axis=1))
     clean = np.mean(classes == digits.y_test)
     attacked = np.mean((classes == digits.y_test) & (file.predict(x_adv).argmax(axis=1) == digits.y_test))
-    figures = [f"{100 * value:.1f}" for value in (agrees, clean, attacked, report.accuracy("worst case"))]
+    figures = [f"{100 * value:.1f}" for value in (agrees, clean, attacked, _pgd(report))]
     return [name, target, runtime, f"{file.num_bytes:,}", *figures]

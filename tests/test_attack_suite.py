@@ -457,6 +457,16 @@ def test_temperature_undoes_a_logit_scale(model, right, kind):
         assert auto > fooled + 0.1
 
 
+def test_autoattack_finds_saturated_logits_itself(model, right):
+    x, y = right[0][:64], right[1][:64]
+    settings = {"seed": 0, "eps": 0.1, "steps": 10, "query_budget": 2}
+    honest = AutoAttack(**settings).run(model, x, y).success.mean()
+    masked = scaled(model, 3000.0)
+    assert abs(AutoAttack(**settings).run(masked, x, y).success.mean() - honest) <= 0.05
+    names = AutoAttack(temperature=1.0, **settings).stages(10)
+    assert {attack.temperature for name, attack in names.items() if name != "square"} == {1.0}
+
+
 def test_auto_temperature_makes_the_median_lead_one():
     logits = tf.constant(np.random.default_rng(0).normal(size=(41, 5)) * 500, tf.float32)
     top = np.sort(tempered(lambda x: logits, tf.zeros((41, 1)), "auto")(None).numpy(), axis=1)

@@ -1,19 +1,25 @@
 """The command line and the demo behind it."""
 
 import dataclasses
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import keras_esq as esq
 from keras_esq import cli
+from keras_esq._keras import keras
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["demo", "--help"], ["inspect", "--help"], ["--version"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], *([c.name, "--help"] for c in cli.COMMANDS)])
 def test_help(arguments, capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main(arguments)
     assert stop.value.code == 0
-    assert "keras-esq" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "keras-esq" in text
+    assert ("example: keras-esq" in text) == (arguments[0] in {c.name for c in cli.COMMANDS})
 
 
 @pytest.mark.parametrize("arguments", [[], ["dmeo"], ["inspect"], ["demo", "--seed", "x"]])
@@ -42,11 +48,9 @@ def test_demo_goes_the_whole_way(tmp_path, capsys, monkeypatch):
     """The demo with small networks and few epochs; `make slow` runs it as it is."""
     from keras_esq import demo
 
-    quick = {
-        name: dataclasses.replace(attack, steps=5, restarts=1)
-        for name, attack in demo.TEST_ATTACKS.items()
-        if name != "FGSM"
-    }
+    settings = {"PGD": {"restarts": 1}, "PGD margin": {"restarts": 1}, "AutoAttack": {"query_budget": 5}}
+    quick = {name: dataclasses.replace(demo.TEST_ATTACKS[name], steps=5, **few) for name, few in settings.items()}
+    monkeypatch.setattr(demo, "AUDIT_IMAGES", 10)
     monkeypatch.setattr(demo, "STEPS", tuple(dataclasses.replace(step, epochs=2) for step in demo.STEPS))
     monkeypatch.setattr(demo, "TEST_ATTACKS", {"FGSM": demo.TEST_ATTACKS["FGSM"], **quick})
     monkeypatch.setattr(demo, "WIDTH", 4)
@@ -54,7 +58,7 @@ def test_demo_goes_the_whole_way(tmp_path, capsys, monkeypatch):
     out = tmp_path / "out"
     assert cli.main(["demo", "--out", str(out)]) == 0
     text = capsys.readouterr().out
-    for name in ("NF", "AF", "AVB", "AEB", "AET", "relu1", "logits", "litert", "tflm"):
+    for name in ("NF", "AF", "AVB", "AEB", "AET", "relu1", "logits", "litert", "tflm", "AutoAttack", "masked"):
         assert name in text
     for name in ("aet_phone.tflite", "aet_mcu.tflite", "aeb_phone.tflite", "aeb_mcu.tflite"):
         assert (out / name).stat().st_size > 1000
@@ -63,14 +67,115 @@ def test_demo_goes_the_whole_way(tmp_path, capsys, monkeypatch):
     assert (out / "robustness.json").exists()
 
 
+def build():
+    """What `module:function` names in these tests."""
+    keras.utils.set_random_seed(0)
+    return esq.quantize_model(esq.models.small_cnn(width=4), "ternary")
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    path = tmp_path_factory.mktemp("cli") / "model.keras"
+    build().save(path)
+    return str(path)
+
+
+def result(capsys, *arguments):
+    """The JSON line of a command that must succeed."""
+    assert cli.main([*arguments, "--json"]) == 0
+    return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+
+def test_convert_inspect_and_evaluate(saved, tmp_path, capsys):
+    file, report = str(tmp_path / "model.tflite"), tmp_path / "report"
+    made = result(capsys, "convert", saved, file, "--target", "mcu", "--samples", "20")
+    assert made["bytes"] == Path(file).stat().st_size
+    assert 0.5 <= made["top1_agreement"] <= 1
+    tensors = result(capsys, "inspect", file)["tensors"]
+    assert 2 in {row["bits"] for row in tensors if row["is_weight"]}
+    few = ["--samples", "20", "--eps", "0.1", "--report", str(report)]
+    first = result(capsys, "evaluate", saved, "--attacks", "quick", *few)
+    assert list(first["accuracy"]) == ["clean", "fgsm", "pgd", "worst case"]
+    for name in ("report.json", "report.md", "accuracy.png", "options.json", "environment.json"):
+        assert (report / name).stat().st_size > 50, name
+    kept = esq.RobustnessReport.from_json(report / "report.json")
+    assert kept.accuracy("pgd") == first["accuracy"]["pgd"]
+    # The folder's options repeat the run, an option given wins.
+    options = ["--config", str(report / "options.json")]
+    assert result(capsys, "evaluate", *options)["accuracy"] == first["accuracy"]
+    other = result(capsys, "evaluate", *options, "--samples", "10", "--report", str(tmp_path / "other"))
+    assert esq.RobustnessReport.from_json(tmp_path / "other" / "report.json").row("clean").n == 10
+    assert set(other["accuracy"]) == set(first["accuracy"])
+
+
+def test_a_file_under_attack_with_its_source(saved, tmp_path, capsys):
+    file = str(tmp_path / "model.tflite")
+    result(capsys, "convert", saved, file, "--samples", "20")
+    config = tmp_path / "few.yaml"
+    config.write_text(f"target: {file}\nsamples: 6\neps: 0.05\n")
+    assert cli.main(["evaluate", "--config", str(config), "--attacks", "quick"]) == 1
+    assert "source=" in capsys.readouterr().err
+    rows = result(capsys, "evaluate", "--config", str(config), "--attacks", "quick", "--source", saved)["accuracy"]
+    assert list(rows) == ["clean", "fgsm from source", "pgd from source", "worst case"]
+
+
+def test_models_by_function(capsys, monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+    few = ["--samples", "4", "--attacks", "quick"]
+    rows = result(capsys, "evaluate", "test_cli:build", *few)["accuracy"]
+    assert list(rows) == ["clean", "fgsm", "pgd", "worst case"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["evaluate", "nothing.keras"], "module:function"),
+        (["evaluate", "no_such_module:f"], "no_such_module"),
+        (["evaluate", "json:laods"], "loads"),
+        (["evaluate", "os:getcwd"], "Keras model"),
+        (["evaluate", "{saved}", "--data", "digitz"], "digits"),
+        (["evaluate", "{saved}", "--attacks", "quik"], "quick"),
+        (["evaluate", "{saved}", "--samples", "4", "--eps", "-1"], "eps"),
+        (["evaluate", "{saved}", "--config", "nothing.toml"], "nothing.toml"),
+        (["convert", "{saved}", "x.tflite", "--target", "phnoe"], "phone"),
+    ],
+)
+def test_errors_say_what_to_do(saved, arguments, words, capsys):
+    assert cli.main([argument.format(saved=saved) for argument in arguments]) == 1
+    error = capsys.readouterr().err
+    assert "keras-esq: " in error
+    assert words in error
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("a.yaml", "smaples: 3", "samples"),
+        ("a.yaml", "samples: many", "samples"),
+        ("a.yaml", "[1, 2", "Expected a file of options"),
+        ("a.json", "[1, 2]", "by name"),
+        ("a.json", "{", "Expected a file of options"),
+        ("a.json", '{"audit": 3}', "true or false"),
+        ("a.json", '{"norm": "l3"}', "l2"),
+        ("a.txt", "samples: 3", ".yaml"),
+    ],
+)
+def test_unusable_config(saved, name, text, words, tmp_path, capsys):
+    (tmp_path / name).write_text(text)
+    assert cli.main(["evaluate", saved, "--config", str(tmp_path / name)]) == 1
+    assert words in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_the_method_works_in_the_demo(tmp_path):
     """On several seeds: vanilla quantization destroys robustness, error-silenced quantization keeps it."""
     from keras_esq import demo
 
     for seed in (0, 1):
-        reports = demo.run(tmp_path / str(seed), seed)["reports"]
-        worst = {name: report.accuracy("worst case") for name, report in reports.items()}
+        result = demo.run(tmp_path / str(seed), seed)
+        reports = result["reports"]
+        assert not any(audit.suspicious for audit in result["audits"].values())
+        worst = {name: report.accuracy("worst case") for name, report in reports.items()}  # AutoAttack is among them
         assert worst["NF"] < 0.1
         assert worst["AVB"] < 0.5 * worst["AF"]
         assert worst["AEB"] > 0.85 * worst["AF"]

@@ -135,7 +135,7 @@ def test_gradient_attacks_on_functions_name_what_works(net, some):
         calls.append(len(x))
         return function_of(net)(x)
 
-    for attacks, named in (("quick", "'fgsm', 'pgd'"), ("autoattack", "'autoattack'"), ([SQUARE, DDN()], "'ddn'")):
+    for attacks, named in (("quick", "'fgsm', 'pgd'"), ([SQUARE, DDN()], "'ddn'")):
         with pytest.raises(TypeError, match=f"Square, NAttack, Boundary and Transfer work.*Received: {named}"):
             evaluate_robustness(target, *some, attacks=attacks, **QUIET)
     assert calls == []  # before anything runs
@@ -145,6 +145,24 @@ def test_gradient_attacks_on_functions_name_what_works(net, some):
         evaluate_robustness(lambda x: np.full((len(x), 10), np.nan), *some, attacks=SQUARE, **QUIET)
     with pytest.raises(ValueError, match="shape"):
         evaluate_robustness(lambda x: np.zeros(len(x)), *some, attacks=SQUARE, **QUIET)
+
+
+def test_a_source_stands_in_for_gradients(net, other, some):
+    x, y = some
+    target = function_of(net)
+    same = evaluate_robustness(target, x, y, attacks="quick", eps=0.1, source=net, **QUIET)
+    white = evaluate_robustness(net, x, y, attacks="quick", eps=0.1, **QUIET)
+    assert list(same.robust) == ["clean", "fgsm from source", "pgd from source", "worst case"]
+    # The source is the target itself, so the very same images fool it.
+    np.testing.assert_array_equal(same.robust["fgsm from source"], white.robust["fgsm"])
+    attack = AutoAttack(eps=0.1, steps=5, query_budget=50)
+    assert list(evaluate_robustness(target, x, y, attacks=attack, **QUIET).robust) == ["clean", "square", "worst case"]
+    both = evaluate_robustness(target, x, y, attacks=attack, source=other, **QUIET)
+    assert list(both.robust) == ["clean", "autoattack from source", "square", "worst case"]
+    with pytest.raises(ValueError, match="no source"):
+        evaluate_robustness(net, x, y, source=other, **QUIET)
+    with pytest.raises(TypeError, match="source="):
+        evaluate_robustness(target, x, y, attacks=AutoAttack(version="rand"), **QUIET)
 
 
 def test_flatbuffer_under_attack(net, some, tmp_path):

@@ -18,7 +18,7 @@ from keras_esq.attacks.norms import Norm, get_norm
 from keras_esq.attacks.oracle import Oracle
 from keras_esq.attacks.result import AttackResult
 from keras_esq.attacks.square import Square
-from keras_esq.attacks.temperature import Temperature, check_temperature
+from keras_esq.attacks.temperature import LARGEST_LEAD, Temperature, check_temperature, median_lead
 
 _VERSIONS = ("standard", "rand")
 
@@ -41,7 +41,9 @@ class AutoAttack(EagerAttack):
         norm: "linf" or "l2". Default "linf".
         steps: of APGD and FAB. Default 100, the paper's; only with the defaults is the result "AutoAttack".
         query_budget: of Square. Default 5000, the paper's.
-        temperature: of the gradient attacks, as `WhiteBoxAttack`. Default None.
+        temperature: of the gradient attacks, as `WhiteBoxAttack`. Default None: none, as published, except on networks
+            whose median lead of the largest logit is above 50, where the cross-entropy has no gradient left in
+            float32: there "auto". 1.0 for none whatever the network.
         Others: bounds, seed as `Attack`.
 
     Raises:
@@ -103,7 +105,9 @@ class AutoAttack(EagerAttack):
         """See `EagerAttack.attack_right`."""
         x_adv, success = x.copy(), np.zeros(len(x), bool)
         seed = self._call_seed()
-        for number, attack in enumerate(self.stages(scores.shape[1]).values()):
+        saturated = self.temperature is None and median_lead(scores) > LARGEST_LEAD
+        ensemble = dataclasses.replace(self, temperature="auto") if saturated else self
+        for number, attack in enumerate(ensemble.stages(scores.shape[1]).values()):
             left = np.flatnonzero(~success)
             if not len(left):
                 break

@@ -12,6 +12,7 @@ from keras_esq._keras import keras
 from keras_esq.attacks import APGD, FGSM, PGD, Attack, Square, Transfer
 from keras_esq.attacks.logits import check_model, input_shape_of
 from keras_esq.attacks.norms import Norm, get_norm
+from keras_esq.attacks.temperature import LARGEST_LEAD
 from keras_esq.evaluation.gradients import GradientProbe, probe_gradients
 from keras_esq.evaluation.intervals import wilson_interval
 from keras_esq.evaluation.masking_report import MaskingAudit, MaskingCheck
@@ -27,8 +28,6 @@ _LIMIT = 0.02
 # Attacks that differ in loss, steps or restarts find somewhat different samples on honest networks too: up to 8 % in
 # our measurements. Where Adversarial Logit Pairing was broken it was 27 %.
 _LOOSE_LIMIT = 0.1
-# cross-entropy's gradient underflows at a lead of about 100 in float32; those of our tests lead by 2 to 7.
-_LARGEST_LEAD = 50.0
 _WHITE = ("pgd", "pgd long", "apgd ce", "apgd margin")
 
 
@@ -166,8 +165,8 @@ def _checks(report: RobustnessReport, probe: GradientProbe) -> list[MaskingCheck
         MaskingCheck(
             name="logit scale",
             figure=lead,
-            limit=_LARGEST_LEAD,
-            passed=lead <= _LARGEST_LEAD,
+            limit=LARGEST_LEAD,
+            passed=lead <= LARGEST_LEAD,
             detail="median lead of the largest logit",
         ),
         share("robust at large eps", large, _LIMIT, "right where any image can turn grey"),

@@ -16,7 +16,7 @@ from keras_esq.attacks.temperature import Temperature
 from keras_esq.evaluation.batches import BatchOutcome, attack_batch, seeded
 from keras_esq.evaluation.cache import BatchCache
 from keras_esq.evaluation.report import Examples, ReportRow, RobustnessReport
-from keras_esq.evaluation.sets import CLEAN, WORST_CASE, check_usable, get_attacks
+from keras_esq.evaluation.sets import CLEAN, WORST_CASE, for_target, get_attacks
 from keras_esq.evaluation.targets import Target, get_target
 
 
@@ -30,6 +30,7 @@ def evaluate_robustness(
     norm: Norm | None = None,
     bounds: tuple[float, float] | None = None,
     temperature: Temperature = None,
+    source: Any = None,
     batch_size: int = 128,
     seed: int = 0,
     progress: bool = True,
@@ -51,6 +52,9 @@ def evaluate_robustness(
             or a dict {name: attack}. Default "quick": a first look, minutes at most.
         eps, norm, bounds, temperature: of a named set, see `attack_set`; other attacks have their own. Default None:
             the set's.
+        source: for targets without gradients, such as files: the tf_keras model behind it. Attacks by gradient are made
+            against that, and their images tried on the target. Without it "autoattack" is just its part that needs no
+            gradient, Square.
         batch_size: images predicted and attacked at once.
         seed: int in [0, 2**31); same seed, same result. An attack with a seed of its own keeps that.
         progress: show a progress bar on stderr.
@@ -61,17 +65,17 @@ def evaluate_robustness(
 
     Raises:
         TypeError: if target, attacks, x or y is of a kind that is not accepted; for attacks by gradient on what is no
-            tf_keras model.
+            tf_keras model, without a `source`.
         ValueError: if x or y is empty, of a wrong shape, holds NaN or leaves its range; for unknown or targeted
-            attacks; for eps, norm, bounds or temperature without a named set; if the target predicts NaN; with `cache`
-            for attacks with a function among their settings.
+            attacks; for eps, norm, bounds or temperature without a named set; for a source with a tf_keras model; if
+            the target predicts NaN; with `cache` for attacks with a function among their settings.
         OSError: if `cache` can't be written.
     """
     check_count("batch_size", batch_size)
     check_seed("seed", seed)
     classifier = get_target(target)
     named = get_attacks(attacks, eps=eps, norm=norm, bounds=bounds, temperature=temperature)
-    check_usable(named, classifier)
+    named = for_target(named, classifier, source)
     for attack in named.values():
         images = check_images(x, attack.bounds, classifier.input_shape)
     start = time.perf_counter()

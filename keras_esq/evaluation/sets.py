@@ -17,6 +17,7 @@ from keras_esq.attacks import (
     EagerAttack,
     NAttack,
     Square,
+    Transfer,
 )
 from keras_esq.attacks.norms import Norm, get_norm
 from keras_esq.attacks.temperature import Temperature, check_temperature
@@ -164,17 +165,59 @@ def get_attacks(attacks: Any, **settings: Any) -> dict[str, Attack]:
     return named
 
 
+def for_target(named: Mapping[str, Attack], target: Target, source: Any = None) -> dict[str, Attack]:
+    """The attacks that can be run on `target`: all on a tf_keras model; on anything else those without gradients.
+
+    On what has no gradients AutoAttack becomes its part that needs none, Square; and with a `source` every attack by
+    gradient is made against that and its images tried on the target ("name from source").
+
+    Args:
+        named: {name: attack}.
+        target: what is evaluated.
+        source: a tf_keras model that resembles the target, such as the one that a file was converted from; or None.
+
+    Raises:
+        TypeError: before anything runs, if an attack needs gradients and there is no source.
+        ValueError: for a source where the target has gradients of its own.
+    """
+    if target.has_gradients:
+        if source is not None:
+            raise ValueError(
+                f"Expected no source for {target.name!r}, a tf_keras model, which is attacked by its own gradients. "
+                "Use attacks=[Transfer(source_model=..., attack=...)] to try another model's images on it."
+            )
+        return dict(named)
+    usable: dict[str, Attack] = {}
+    for name, attack in named.items():
+        if not _needs_gradients(attack):
+            usable[name] = attack
+            continue
+        if source is not None:
+            usable[f"{name} from source"] = Transfer(source_model=source, attack=attack)
+        if isinstance(attack, AutoAttack) and attack.version == "standard":
+            usable["square"] = attack.stages(_MANY_CLASSES)["square"]
+        elif source is None:
+            usable[name] = attack
+    check_usable(usable, target)
+    return usable
+
+
+# Square is in the ensemble whatever the number of classes.
+_MANY_CLASSES = 10
+
+
 def check_usable(named: Mapping[str, Attack], target: Target) -> None:
     """Raise TypeError, before anything runs, if an attack needs gradients that the target does not have."""
-    if target.has_gradients:
-        return
-    # AutoAttack runs step by step like a black-box attack, but three of its parts need gradients.
-    blind = [
-        name for name, attack in named.items() if not isinstance(attack, EagerAttack) or isinstance(attack, AutoAttack)
-    ]
+    blind = [] if target.has_gradients else [name for name, attack in named.items() if _needs_gradients(attack)]
     if blind:
         raise TypeError(
             f"Expected attacks without gradients, as {target.name!r} ({type(target.model).__name__}) is no tf_keras "
             f"model: Square, NAttack, Boundary and Transfer work, or attacks='blackbox'. Received: "
-            f"{', '.join(map(repr, blind))}. Leave these out, or attack the Keras model behind it."
+            f"{', '.join(map(repr, blind))}. Leave these out, or in evaluate_robustness pass source=, the tf_keras "
+            "model behind it."
         )
+
+
+def _needs_gradients(attack: Attack) -> bool:
+    # AutoAttack runs step by step like a black-box attack, but three of its parts need gradients.
+    return not isinstance(attack, EagerAttack) or isinstance(attack, AutoAttack)

@@ -1,0 +1,72 @@
+"""The command line: `keras-esq demo|evaluate|convert|inspect`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Sequence
+
+import keras_esq
+from keras_esq.cli import config, convert, demo, evaluate, inspect
+from keras_esq.cli.command import Command
+from keras_esq.cli.native import native_notes
+
+COMMANDS: tuple[Command, ...] = (demo.COMMAND, evaluate.COMMAND, convert.COMMAND, inspect.COMMAND)
+
+# Errors whose message says what to do; anything else is a defect and comes with its traceback.
+_EXPLAINED = (ValueError, TypeError, OSError, ImportError, RuntimeError)
+
+
+def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    """The parser, and that of each command."""
+    parser = argparse.ArgumentParser(
+        prog="keras-esq", description="Make Keras image classifiers small and hard to fool, and prove it."
+    )
+    parser.add_argument("--version", action="version", version=f"keras-esq {keras_esq.__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    parsers = {}
+    for command in COMMANDS:
+        one = commands.add_parser(
+            command.name,
+            help=command.help,
+            description=command.description,
+            epilog=f"example: {command.example}",
+        )
+        command.add_arguments(one)
+        one.add_argument("--json", action="store_true", help="end with the results as one line of JSON")
+        one.add_argument("--config", metavar="FILE", help="options from a .toml, .yaml or .json file; those given win")
+        one.set_defaults(run=command.run)
+        parsers[command.name] = one
+    return parser, parsers
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        argv: the arguments; those of the process by default.
+
+    Returns:
+        The exit code: 0 for success, 1 for an error, which is printed in one line, 130 for an interruption. Wrong
+        arguments exit with 2.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    parser, parsers = _parser()
+    # TensorFlow's own notes (which instructions its build uses) bury the tables.
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    try:
+        config.apply(argv, parsers)
+        arguments = parser.parse_args(argv)
+        with native_notes(_EXPLAINED):
+            results = arguments.run(arguments)
+        if arguments.json:
+            print(json.dumps(results))
+    except KeyboardInterrupt:
+        print("\nInterrupted.", file=sys.stderr)
+        return 130
+    except _EXPLAINED as error:
+        print(f"keras-esq: {error}", file=sys.stderr)
+        return 1
+    return 0

@@ -1,0 +1,29 @@
+"""What a command is."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command of `keras-esq`.
+
+    Attributes:
+        name: as it is typed.
+        help: half a line, for the list of commands.
+        description: for its own --help.
+        example: a whole command line.
+        add_arguments: adds its arguments to its parser.
+        run: does it, prints what people read, and returns its results as plain data, for --json.
+    """
+
+    name: str
+    help: str
+    description: str
+    example: str
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], dict[str, Any]]

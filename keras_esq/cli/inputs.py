@@ -1,0 +1,81 @@
+"""Models and data as the command line names them."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from typing import Any
+
+from keras_esq._checks import near_matches
+
+
+def add_model(parser: argparse.ArgumentParser, name: str, what: str, **settings: Any) -> None:
+    """Add an argument that names a model."""
+    parser.add_argument(name, help=f"{what}: a saved model (.keras, .h5, SavedModel) or module:function", **settings)
+
+
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that name data."""
+    parser.add_argument(
+        "--data", default="digits", help="a data set's name, an .npz file or an image folder (default: %(default)s)"
+    )
+    parser.add_argument("--data-path", metavar="PATH", help="where the data set's own files are")
+
+
+def load_data(arguments: argparse.Namespace) -> Any:
+    """The `keras_esq.data.Dataset` of --data and --data-path."""
+    from keras_esq import data
+
+    return data.load(arguments.data)
+
+
+def load_model(text: str) -> Any:
+    """The Keras model that `text` names.
+
+    Raises:
+        FileNotFoundError: if there is no such file and it is no module:function.
+        ImportError: if the module can't be imported.
+        ValueError: if the module has no such function, or the file is no model.
+        TypeError: if the function returns no model.
+    """
+    if os.path.exists(text):
+        import keras_esq as esq
+
+        return esq.load_model(text)
+    module_name, colon, function_name = text.partition(":")
+    if not colon or os.sep in module_name:
+        raise FileNotFoundError(
+            f"Expected a saved model (.keras, .h5 or a SavedModel folder) or module:function. Received {text!r}, "
+            "where there is nothing. Check the path."
+        )
+    # As `python -m` does, so that a script beside the user is found.
+    if "" not in sys.path and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f"Expected module:function. The module of {text!r} was not found ({error}). Run in its folder, or install "
+            "it."
+        ) from error
+    function = getattr(module, function_name, None)
+    if function is None:
+        raise ValueError(
+            f"Expected a function of module {module_name!r}. Received {function_name!r}. "
+            f"{near_matches(function_name, [name for name in vars(module) if not name.startswith('_')])}"
+        )
+    model = function() if callable(function) and not hasattr(function, "layers") else function
+    if not hasattr(model, "layers"):
+        raise TypeError(f"Expected {text!r} to return a Keras model. Received {type(model).__name__}.")
+    return model
+
+
+def load_target(text: str, runtime: str = "auto") -> Any:
+    """What `text` names, for an evaluation: a .tflite file behind `runtime`, or a Keras model."""
+    if text.endswith(".tflite"):
+        from keras_esq.runtime import Flatbuffer
+
+        return Flatbuffer(text, runtime=runtime)
+    return load_model(text)
