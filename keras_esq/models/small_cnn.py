@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from keras_esq._checks import check_count
 from keras_esq._keras import keras
+from keras_esq.models.blocks import ImageShape, check_network_arguments, image_input
 
 layers = keras.layers
 
 
-def small_cnn(input_shape: tuple[int, int, int] = (8, 8, 1), classes: int = 10, width: int = 16) -> Any:
+def small_cnn(input_shape: ImageShape = (8, 8, 1), classes: int = 10, width: int = 16) -> Any:
     """Three 3x3 convolutions with BatchNormalization and ReLU, global average pooling, one Dense layer of logits.
 
     The statistics' momentum of 0.9 lets them follow within the few hundred steps that a small data set gives. The
@@ -25,11 +25,11 @@ def small_cnn(input_shape: tuple[int, int, int] = (8, 8, 1), classes: int = 10, 
         A functional tf_keras.Model, not compiled; its output is logits of shape (n, classes).
 
     Raises:
-        TypeError, ValueError: for classes or width below 1.
+        TypeError: for an argument that is not a whole number.
+        ValueError: for a number below 1, or a shape that is not one of images.
     """
-    check_count("classes", classes)
-    check_count("width", width)
-    inputs = keras.Input(input_shape, name="image")
+    input_shape = check_network_arguments(input_shape, classes, width)
+    inputs = image_input(input_shape)
     x = inputs
     for number, (channels, strides) in enumerate([(width, 1), (2 * width, 2), (4 * width, 2)], start=1):
         x = layers.Conv2D(channels, 3, strides, padding="same", use_bias=False, name=f"conv{number}")(x)
