@@ -28,7 +28,7 @@ def load_data(arguments: argparse.Namespace) -> Any:
     """The `keras_esq.data.Dataset` of --data and --data-path."""
     from keras_esq import data
 
-    return data.load(arguments.data)
+    return data.resolve(arguments.data, arguments.data_path)
 
 
 def load_model(text: str) -> Any:

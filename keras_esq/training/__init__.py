@@ -1,5 +1,6 @@
 """The custom fit loop: error-silenced training [ESQ] behind Keras' compile and fit."""
 
+from keras_esq.training.backup import Backup
 from keras_esq.training.callbacks import QuantizationRatio
 from keras_esq.training.model import ErrorSilencedModel
 from keras_esq.training.pairing import ActivationPairing, LogitPairing, pairing_distance
@@ -7,6 +8,7 @@ from keras_esq.training.saving import load_model
 
 __all__ = [
     "ActivationPairing",
+    "Backup",
     "ErrorSilencedModel",
     "LogitPairing",
     "QuantizationRatio",

@@ -26,6 +26,9 @@ def repeatable(fit: Any, model: Any, x: Any, y: Any, args: tuple[Any, ...], kwar
         fit: the method whose signature the arguments have.
         model: an ErrorSilencedModel.
         x, y, args, kwargs: as `fit` was called.
+
+    Raises:
+        ValueError: for a `validation_split` that is no share.
     """
     bound = inspect.signature(fit).bind(x, y, *args, **kwargs)
     bound.apply_defaults()
@@ -37,13 +40,13 @@ def repeatable(fit: Any, model: Any, x: Any, y: Any, args: tuple[Any, ...], kwar
     weight = given["sample_weight"]
     parts = [part if tf.is_tensor(part) else np.asarray(part) for part in (x, y, weight) if part is not None]
     split = float(given["validation_split"] or 0)
-    if split and 0 < split < 1 and given["validation_data"] is None:
+    if not 0 <= split < 1:
+        raise ValueError(f"Expected validation_split from 0 to below 1, a share of the data. Received: {split}.")
+    if split and given["validation_data"] is None:
         # As Keras does it: the last ones, before shuffling.
         at = math.floor(len(x) * (1 - split))
         given["validation_data"] = tuple(part[at:] for part in parts)
         parts = [part[:at] for part in parts]
-    elif split:
-        return given  # Keras explains what is wrong
     batches = ordered_batches(parts, given["batch_size"] or 32, model.random_state)
     return {**given, "x": batches, "y": None, "sample_weight": None, "batch_size": None, "validation_split": 0.0}
 

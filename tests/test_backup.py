@@ -1,0 +1,208 @@
+"""A training that was stopped goes on to the same weights, bit for bit."""
+
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import keras_esq as esq
+from keras_esq import cli
+from keras_esq._keras import keras
+from keras_esq.attacks import PGD
+from keras_esq.training import Backup
+
+N, EPOCHS = 100, 3
+
+
+def make(width=2, objective="pairing"):
+    keras.utils.set_random_seed(3)
+    low_bit = esq.quantize_model(esq.models.small_cnn(width=width), "ternary")
+    attack = PGD(eps=0.15, step_size=0.05, steps=1)
+    model = esq.ErrorSilencedModel(low_bit, attack=attack, objective=objective, seed=7)
+    rate = keras.optimizers.schedules.CosineDecay(0.01, 12)
+    model.compile(keras.optimizers.Adam(rate), "sparse_categorical_crossentropy", metrics=["accuracy"])
+    return model
+
+
+class Stop(keras.callbacks.Callback):
+    def __init__(self, batch):
+        super().__init__()
+        self.left = batch
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.left -= 1
+        if not self.left:
+            raise KeyboardInterrupt
+
+
+def fit(model, digits, *callbacks, epochs=EPOCHS, **kwargs):
+    callbacks = [esq.QuantizationRatio("uniform"), *callbacks]
+    x, y = digits.x_train[:N], digits.y_train[:N]
+    return model.fit(x, y, batch_size=32, epochs=epochs, verbose=0, callbacks=callbacks, **kwargs)
+
+
+def state(model):
+    return [np.asarray(v) for v in [*model.variables, *model.optimizer.variables]]
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return esq.data.load("digits")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(digits):
+    model = make()
+    fit(model, digits)
+    return state(model)
+
+
+@pytest.mark.parametrize("kind", ["Backup", "Keras"])
+def test_stopped_trainings_go_on_to_the_same_weights(digits, uninterrupted, tmp_path, kind):
+    """Stopped in the first epoch, in a later one, and after the last."""
+    for batch in (2, 6, 3, 99):
+        model = make()
+        backup = Backup(tmp_path) if kind == "Backup" else keras.callbacks.BackupAndRestore(str(tmp_path))
+        done = {"initial_epoch": backup.restore(model)} if kind == "Backup" else {}
+        try:
+            fit(model, digits, backup, Stop(batch), **done)
+        except KeyboardInterrupt:
+            assert batch < 99
+    for one, other in zip(uninterrupted, state(model), strict=True):
+        np.testing.assert_array_equal(one, other)
+    if kind == "Backup":
+        assert Backup(tmp_path).restore(make()) == EPOCHS
+
+
+def test_order_of_arrays(digits):
+    """Every image once an epoch, another order in each epoch, whatever else `fit` is given."""
+    from keras_esq.training.order import ordered_batches
+
+    model = make()
+    x, y, weight = np.arange(10.0), np.arange(10), np.arange(10.0) / 10
+    seen = []
+    for step in (0, 4):
+        model.random_state.assign([7, step])
+        batches = list(ordered_batches([x, y, weight], 4, model.random_state))
+        assert [len(batch[0]) for batch in batches] == [4, 4, 2]
+        order = np.concatenate([batch[1] for batch in batches])
+        assert sorted(order) == list(range(10))
+        np.testing.assert_array_equal(np.concatenate([batch[0] for batch in batches]), order)
+        np.testing.assert_allclose(np.concatenate([batch[2] for batch in batches]), order / 10, rtol=1e-6)
+        seen.append(tuple(order))
+    assert seen[0] != seen[1]
+    settings = [
+        {"sample_weight": np.ones(N)},
+        {"validation_split": 0.2},
+        {"class_weight": dict.fromkeys(range(10), 1.0)},
+        {"shuffle": False},
+        {"steps_per_epoch": 2},
+    ]
+    for one in settings:
+        history = fit(model, digits, epochs=1, **one).history
+        assert np.isfinite(history["loss"][0])
+        assert ("val_loss" in history) == ("validation_split" in one)
+    with pytest.raises(ValueError, match="validation_split"):
+        fit(model, digits, epochs=1, validation_split=1.5)
+
+
+def test_validation_split_is_keras_own(digits):
+    """The last images, and the others train."""
+    plain = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)])
+    x, y = digits.x_train[:50], digits.y_train[:50]
+    model = esq.ErrorSilencedModel(plain, objective="natural")
+    model.compile(keras.optimizers.SGD(0.0), "sparse_categorical_crossentropy")
+    split = model.fit(x, y, validation_split=0.3, verbose=0).history
+    assert split["val_loss"][0] == pytest.approx(model.evaluate(x[35:], y[35:], verbose=0), rel=1e-5)
+    # The mean over batches of 32 and 3, weighted, is that over the images.
+    assert split["loss"][0] == pytest.approx(model.evaluate(x[:35], y[:35], verbose=0), rel=1e-4)
+
+
+def test_unusable_checkpoints(digits, tmp_path):
+    model = make()
+    fit(model, digits, Backup(tmp_path), epochs=1)
+    with pytest.raises(ValueError, match=r"another model.*conv1.*another folder"):
+        Backup(tmp_path).restore(make(width=3))
+    uncompiled = esq.ErrorSilencedModel(esq.models.small_cnn(width=2))
+    with pytest.raises(ValueError, match="compile"):
+        Backup(tmp_path).restore(uncompiled)
+    for file in tmp_path.glob("epoch-*.data*"):
+        file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(OSError, match="Delete the folder"):
+        Backup(tmp_path).restore(make())
+    blocked = tmp_path / "file"
+    blocked.touch()
+    with pytest.raises(OSError, match="file"):
+        Backup(blocked)
+
+
+def test_a_full_disk_leaves_the_last_good_checkpoint(digits, tmp_path):
+    fit(make(), digits, Backup(tmp_path), epochs=1)
+    model = make()
+    backup = Backup(tmp_path)
+    assert backup.restore(model) == 1
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, old[1]))
+        with pytest.raises(OSError, match="room"):
+            fit(model, digits, backup, initial_epoch=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert Backup(tmp_path).restore(make()) == 1
+
+
+# `keras-esq train`.
+
+TRAIN = ["train", "small_cnn", "--epochs", "2", "--steps", "1", "--eps", "0.15", "--batch-size", "300"]
+
+
+def test_train_command(tmp_path, capsys):
+    run, other = tmp_path / "run", tmp_path / "other"
+    assert cli.main([*TRAIN, "--out", str(run)]) == 0
+    for name in ("model.keras", "metrics.csv", "options.json", "environment.json", "results.json"):
+        assert (run / name).stat().st_size > 0, name
+    assert "accuracy" in capsys.readouterr().out
+    assert cli.main([*TRAIN, "--out", str(run)]) == 1
+    assert "--resume" in capsys.readouterr().err
+    assert cli.main([*TRAIN, "--seed", "1", "--out", str(run), "--resume"]) == 1
+    assert "seed" in capsys.readouterr().err
+    assert cli.main(["train", "--config", str(run / "options.json"), "--out", str(run), "--resume"]) == 0
+    again = str(run / "model.keras")
+    natural = ["--weights", "float", "--objective", "natural", "--epochs", "1", "--out", str(other)]
+    assert cli.main(["train", again, *natural, "--optimizer", "sgd", "--schedule", "constant"]) == 0
+    assert cli.main(["train", again, "--out", str(tmp_path / "twice")]) == 1
+    assert "quantized already" in capsys.readouterr().err
+    assert cli.main(["train", "smal_cnn", "--out", str(tmp_path / "x")]) == 1
+    assert "small_cnn" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_training_killed_at_random_moments_ends_with_the_same_weights(tmp_path):
+    command = [sys.executable, "-m", "keras_esq.cli", "train", "small_cnn", "--epochs", "12", "--steps", "3"]
+    command += ["--eps", "0.15", "--out"]
+    start = time.monotonic()
+    subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True)
+    duration = time.monotonic() - start
+    rng = np.random.default_rng(0)
+    killed = 0
+    for _ in range(10):
+        process = subprocess.Popen(
+            [*command, str(tmp_path / "killed"), "--resume"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        try:
+            process.wait(rng.uniform(0.3, 1.0) * duration)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            killed += 1
+    assert killed > 3
+    subprocess.run([*command, str(tmp_path / "killed"), "--resume"], check=True, capture_output=True)
+    one, other = (esq.load_model(tmp_path / name / "model.keras") for name in ("whole", "killed"))
+    for a, b in zip(state(one), state(other), strict=True):
+        np.testing.assert_array_equal(a, b)
