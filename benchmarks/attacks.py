@@ -1,8 +1,9 @@
 """The attacks against foolbox and the Adversarial Robustness Toolbox (ART): the same verdicts, and how much sooner.
 
     pip install -r benchmarks/requirements-attacks.txt
+    pip install --no-deps torchattacks==3.5.1      # it pins a version of requests of 2020
     python benchmarks/attacks.py               # about 15 minutes on one core; writes benchmarks/attacks.md
-    python benchmarks/attacks.py --only speed  # one part: strength, windows, distance, boundary, speed, file
+    python benchmarks/attacks.py --only speed  # one part: strength, torch, windows, distance, boundary, speed, file
 
 Both libraries attack the same two networks in the same process: a small CNN trained on scikit-learn's digits for a few
 epochs, as it is ("natural") and with PGD images ("adversarial"). Times depend on the machine; their ratios less so.
@@ -22,6 +23,7 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import tensorflow as tf
@@ -30,6 +32,7 @@ import keras_esq as esq
 from keras_esq._keras import keras
 from keras_esq.attacks import APGD, DDN, FAB, PGD, AutoAttack, Boundary, CarliniWagner, NAttack, Square, logits_fn
 from keras_esq.attacks.norms import distances
+from keras_esq.attacks.square import _windows
 
 OUT = Path(__file__).with_suffix(".md")
 EPS = {"linf": 0.1, "l2": 0.5}
@@ -141,18 +144,72 @@ def strength(models, x, y):
     return f"eps {EPS['linf']} (L-inf) and {EPS['l2']} (L2). Tracing included.\n\n" + table(head, rows)
 
 
+def torch_strength(models, x, y):
+    """Robust accuracy on 256 samples, ours against torchattacks' on the same weights in PyTorch."""
+    import torch
+    import torchattacks
+    from torch_networks import SmallCNN, to_numpy, to_torch
+
+    torch.set_num_threads(1)
+    rows = []
+    for name, model in models.items():
+        twin, labels = SmallCNN(model), torch.tensor(y.astype(np.int64))
+        with torch.no_grad():
+            far = np.abs(twin(to_torch(x)).numpy() - logits_fn(model)(tf.constant(x)).numpy()).max()
+        if far > 1e-3:
+            raise RuntimeError(f"The network in PyTorch differs by {far:g} in its logits.")
+        for norm, order in (("linf", "Linf"), ("l2", "L2")):
+            ball, same = {"eps": EPS[norm], "norm": norm, "seed": 0}, {"eps": EPS[norm], "norm": order, "seed": 0}
+            cases = {
+                "APGD-CE": (APGD(**ball), torchattacks.APGD(twin, steps=100, **same)),
+                "APGD-T": (
+                    APGD(loss="targeted-dlr", **ball), torchattacks.APGDT(twin, steps=100, n_classes=10, **same)
+                ),
+                "FAB-T": (FAB(**ball), torchattacks.FAB(twin, steps=100, multi_targeted=True, n_classes=10, **same)),
+                "Square, 1000 queries": (
+                    Square(query_budget=1000, **ball), torchattacks.Square(twin, n_queries=1000, **same)
+                ),
+                "AutoAttack": (AutoAttack(**ball), torchattacks.AutoAttack(twin, n_classes=10, **same)),
+            }  # fmt: skip
+            for title, (ours, theirs) in cases.items():
+                ours.run(model, x[:2], y[:2])  # traced before
+                windows = reference_windows if "their windows" in title else _windows
+                with mock.patch("keras_esq.attacks.square._windows", windows):
+                    seconds, result = timed(lambda a=ours, m=model: a.run(m, x, y, batch_size=N))
+                theirs_seconds, found = timed(lambda a=theirs: to_numpy(a(to_torch(x), labels)))  # noqa: B023
+                # An image outside of the ball counts as no success.
+                inside = distances(x, found, norm) <= EPS[norm] + 1e-4
+                wrong = (predict(model, found) != y) & inside | (predict(model, x) != y)
+                ours_robust, theirs_robust = 100 * (1 - result.success.mean()), 100 * (1 - wrong.mean())
+                rows.append([
+                    name, norm, title, f"{ours_robust:.1f}", f"{theirs_robust:.1f}",
+                    f"{ours_robust - theirs_robust:+.1f}", f"{seconds:.1f}", f"{theirs_seconds:.1f}",
+                ])  # fmt: skip
+                print(*rows[-1], flush=True)
+    head = [
+        "network",
+        "norm",
+        "attack",
+        "ours, % robust",
+        "torchattacks, % robust",
+        "difference",
+        "ours, s",
+        "theirs, s",
+    ]
+    text = "The same weights in PyTorch (logits equal to 1e-3), eps as above. Below 0: ours is stronger."
+    return f"{text}\n\n" + table(head, rows)
+
+
+def reference_windows(n, shape, side, rng):
+    """Windows as the authors' code and its descendants draw them: never in the last place, and one for all images."""
+    # numpy.random.randint(0, size - side), and torch.rand scaled and rounded down, exclude their end.
+    rows, columns = (np.full(n, rng.integers(0, max(size - side, 1)))[:, None] + np.arange(side) for size in shape[1:3])
+    return np.arange(n)[:, None, None], rows[:, :, None], columns[:, None, :]
+
+
 def windows(models, x, y):
     """Why Square is stronger here than ART's: the same search with ART's windows, at 1000 queries, L-inf."""
-    from unittest import mock
-
     from art.attacks.evasion import SquareAttack
-
-    def of_art(n, shape, side, rng):
-        # numpy.random.randint(0, size - side) excludes its end; and one window serves the whole batch.
-        rows, columns = (
-            np.full(n, rng.integers(0, max(size - side, 1)))[:, None] + np.arange(side) for size in shape[1:3]
-        )
-        return np.arange(n)[:, None, None], rows[:, :, None], columns[:, None, :]
 
     rows, eps = [], EPS["linf"]
     for name, model in models.items():
@@ -160,7 +217,7 @@ def windows(models, x, y):
         for seed in range(3):
             attack = Square(eps=eps, query_budget=1000, seed=seed)
             robust.append([1 - attack.run(model, x, y, batch_size=N).success.mean()])
-            with mock.patch("keras_esq.attacks.square._windows", of_art):
+            with mock.patch("keras_esq.attacks.square._windows", reference_windows):
                 robust[-1].append(1 - attack.run(model, x, y, batch_size=N).success.mean())
             np.random.seed(seed)
             theirs = SquareAttack(
@@ -320,6 +377,7 @@ def file(_, x, y):
 
 PARTS = {
     "strength": ("Robust accuracy against ART's", strength),
+    "torch": ("Robust accuracy against torchattacks'", torch_strength),
     "windows": ("Square against ART's", windows),
     "distance": ("Distances against foolbox's", distance),
     "boundary": ("Boundary attack against ART's at equal queries", boundary),
