@@ -97,7 +97,7 @@ def measure(make, weights: str, folder: Path, rounds: int) -> list[list[str]]:
     floor, files, seconds = packed_floor(low_bit), {}, {}
     for target in TARGETS:
         start = time.perf_counter()
-        files[target] = esq.convert(low_bit, folder / f"{target}.tflite", target=target, weights="auto", calibration=x)
+        files[target] = esq.convert(low_bit, folder / f"{target}.tflite", target=target, calibration=x)
         seconds[target] = time.perf_counter() - start
     phone = {t: esq.Flatbuffer(files[t].path, "litert") for t in TARGETS if t != "mcu"}
     micro = {t: esq.Flatbuffer(files[t].path, "tflm") for t in (INT8, "mcu")}

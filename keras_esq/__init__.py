@@ -12,7 +12,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from keras_esq import attacks, data, models
+    from keras_esq import attacks, data, models, tuning
     from keras_esq.conversion import ConversionError, check_edgetpu, convert, inspect
     from keras_esq.evaluation import (
         AmplificationProfile,
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         plot_amplification,
         transfer_matrix,
     )
+    from keras_esq.keras3 import from_keras3, to_keras3
     from keras_esq.quantize import (
         Binary,
         BinaryQuantizeConfig,
@@ -45,6 +46,7 @@ _PUBLIC: dict[str, list[str]] = {
     "attacks": [],
     "data": [],
     "models": [],
+    "tuning": [],
     "conversion": ["ConversionError", "check_edgetpu", "convert", "inspect"],
     "evaluation": [
         "AmplificationProfile",
@@ -55,6 +57,7 @@ _PUBLIC: dict[str, list[str]] = {
         "plot_amplification",
         "transfer_matrix",
     ],
+    "keras3": ["from_keras3", "to_keras3"],
     "quantize": [
         "Binary",
         "BinaryQuantizeConfig",
@@ -94,6 +97,7 @@ __all__ = [
     "data",
     "error_amplification",
     "evaluate_robustness",
+    "from_keras3",
     "inspect",
     "load_model",
     "masking_audit",
@@ -103,7 +107,9 @@ __all__ = [
     "strip",
     "summary",
     "ternarize",
+    "to_keras3",
     "transfer_matrix",
+    "tuning",
 ]
 
 

@@ -133,11 +133,11 @@ def test_what_cannot_be_done_is_refused(model, kwargs, error, words):
         esq.quantize_model(model(), **{"weights": "ternary", **kwargs})
 
 
-def test_keras_3_models_are_refused_by_name():
+def test_keras_3_models_are_translated():
     script = __import__("importlib").import_module("keras")
-    model = script.Sequential([script.Input((4,)), script.layers.Dense(2)])
-    with pytest.raises(TypeError, match="Keras 3"):
-        esq.quantize_model(model, "ternary")
+    model = script.Sequential([script.Input((4,)), script.layers.Dense(2, name="head")])
+    low_bit = esq.quantize_model(model, "ternary")
+    np.testing.assert_array_equal(low_bit_weights(low_bit)[0].latent, model.get_layer("head").get_weights()[0])
 
 
 def test_training_mode_sees_the_partition_and_inference_does_not(images):

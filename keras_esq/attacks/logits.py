@@ -143,7 +143,7 @@ def check_model(model: Any) -> keras.Model:
         kind = f"{type(model).__module__}.{type(model).__name__}"
         raise TypeError(
             f"Expected a tf_keras.Model (Keras 2: Sequential, functional, subclassed or ErrorSilencedModel). "
-            f"Received: {kind}. Build a Keras 3 model with `import tf_keras` instead."
+            f"Received: {kind}. Translate a Keras 3 model: esq.from_keras3(model)."
         )
     return model
 

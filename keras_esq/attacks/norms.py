@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
@@ -46,11 +47,25 @@ def random_in_ball(x: tf.Tensor, eps: tf.Tensor, norm: Norm, seed: tf.Tensor) ->
     """
     shape = tf.shape(x)
     if norm == "linf":
-        return tf.random.stateless_uniform(shape, seed, -1.0, 1.0) * eps
+        return _of_this_replica(lambda s: tf.random.stateless_uniform(s, seed, -1.0, 1.0), shape) * eps
     seeds = tf.random.split(seed, 2)
-    direction = tf.random.stateless_normal(shape, seeds[0])
+    direction = _of_this_replica(lambda s: tf.random.stateless_normal(s, seeds[0]), shape)
     axes = list(range(1, len(x.shape)))
     length = tf.sqrt(tf.reduce_sum(tf.square(direction), axes, keepdims=True))
     one_each = tf.concat([shape[:1], tf.ones(len(axes), tf.int32)], 0)
-    radius = tf.random.stateless_uniform(one_each, seeds[1]) ** (1.0 / tf.cast(tf.reduce_prod(shape[1:]), tf.float32))
+    uniform = _of_this_replica(lambda s: tf.random.stateless_uniform(s, seeds[1]), one_each)
+    radius = uniform ** (1.0 / tf.cast(tf.reduce_prod(shape[1:]), tf.float32))
     return eps * radius * tf.math.divide_no_nan(direction, length)
+
+
+def _of_this_replica(draw: Callable[[tf.Tensor], tf.Tensor], shape: tf.Tensor) -> tf.Tensor:
+    """Random numbers of `shape` (n, ...): under tf.distribute the part that one device would have drawn for these n.
+
+    So each image gets the same numbers on however many devices its batch is spread.
+    """
+    context = tf.distribute.get_replica_context()
+    if context is None or context.num_replicas_in_sync == 1:
+        return draw(shape)
+    numbers = draw(tf.concat([shape[:1] * context.num_replicas_in_sync, shape[1:]], 0))
+    start = tf.cast(context.replica_id_in_sync_group, tf.int32) * shape[0]
+    return numbers[start : start + shape[0]]

@@ -1,4 +1,4 @@
-"""The command line: `keras-esq demo|train|evaluate|convert|inspect`."""
+"""The command line: `keras-esq demo|train|evaluate|convert|inspect|tune`."""
 
 from __future__ import annotations
 
@@ -9,11 +9,18 @@ import sys
 from collections.abc import Sequence
 
 import keras_esq
-from keras_esq.cli import config, convert, demo, evaluate, inspect, train
+from keras_esq.cli import config, convert, demo, evaluate, inspect, train, tune
 from keras_esq.cli.command import Command
 from keras_esq.cli.native import native_notes
 
-COMMANDS: tuple[Command, ...] = (demo.COMMAND, train.COMMAND, evaluate.COMMAND, convert.COMMAND, inspect.COMMAND)
+COMMANDS: tuple[Command, ...] = (
+    demo.COMMAND,
+    train.COMMAND,
+    evaluate.COMMAND,
+    convert.COMMAND,
+    inspect.COMMAND,
+    tune.COMMAND,
+)
 
 # Errors whose message says what to do; anything else is a defect and comes with its traceback.
 _EXPLAINED = (ValueError, TypeError, OSError, ImportError, RuntimeError)

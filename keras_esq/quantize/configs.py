@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import tensorflow as tf
+
 from keras_esq._keras import describe, from_description, keras, tfmot_quantization
 from keras_esq.quantize.quantizers import Axis, Binary, LowBitQuantizer, Ternary
 
@@ -29,6 +31,28 @@ def low_bit_kernels(layer: Any) -> tuple[tuple[str, Axis], ...]:
         if isinstance(layer, classes):
             return kernels
     return ()
+
+
+class _ActivationQuantizer(tfmot_quantization.quantizers.MovingAverageQuantizer):
+    """tfmot's, which takes float32 only, for activations of any precision."""
+
+    def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, Any]:
+        """The range, as tfmot makes it, kept out of the casts of mixed precision."""
+        return {
+            f"{end}_var": layer.add_weight(
+                name=f"{name}_{end}",
+                initializer=keras.initializers.Constant(first),
+                trainable=False,
+                dtype="float32",
+                experimental_autocast=False,
+            )
+            for end, first in (("min", -6.0), ("max", 6.0))
+        }
+
+    def __call__(self, inputs: Any, training: Any, weights: Any, **kwargs: Any) -> Any:
+        """The activations, rounded, in their own type."""
+        rounded = super().__call__(tf.cast(inputs, tf.float32), training, weights, **kwargs)
+        return tf.cast(rounded, inputs.dtype)
 
 
 class LowBitQuantizeConfig(tfmot_quantization.QuantizeConfig):
@@ -81,8 +105,7 @@ class LowBitQuantizeConfig(tfmot_quantization.QuantizeConfig):
         """The activation quantizer, if asked for."""
         if self.activation_bits is None:
             return []
-        quantizers = tfmot_quantization.quantizers
-        return [quantizers.MovingAverageQuantizer(num_bits=self.activation_bits, **_ACTIVATION_QUANTIZER)]
+        return [_ActivationQuantizer(num_bits=self.activation_bits, **_ACTIVATION_QUANTIZER)]
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""

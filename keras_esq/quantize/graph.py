@@ -46,7 +46,7 @@ def check_network(model: Any, verb: str) -> Any:
         if kind.startswith("keras."):
             raise TypeError(
                 f"Expected a tf-keras (Keras 2) model to {verb}. Received the Keras 3 model {kind}. "
-                "Build it with `import tf_keras` instead of `import keras`."
+                "Translate it: esq.from_keras3(model)."
             )
         raise TypeError(f"Expected a tf_keras.Model to {verb}. Received an object of type {kind}.")
     if getattr(model, "outputs", None):
@@ -158,14 +158,14 @@ class _Builder:
         return candidate
 
 
-def clone_layer(layer: Any, name: str) -> Any:
-    """A new layer of the same class and settings, without weights.
+def clone_layer(layer: Any, name: str, **settings: Any) -> Any:
+    """A new layer of the same class and settings, but for those given, without weights.
 
     Raises:
         ValueError: if its settings can't be read back, with what to do.
     """
     try:
-        return type(layer).from_config({**layer.get_config(), "name": name})
+        return type(layer).from_config({**layer.get_config(), "name": name, **settings})
     except (TypeError, ValueError, NotImplementedError) as error:
         raise ValueError(
             f"Expected layers that can be rebuilt from get_config(). Layer {layer.name!r} ({type(layer).__name__}) "

@@ -26,6 +26,7 @@ def quantize_model(
     stochastic: bool = True,
     partition: str = "quantized",
     probability: str = "linear",
+    custom_objects: dict[Any, Any] | None = None,
 ) -> Any:
     """A copy of `model` whose kernels are quantized to 1 or 2 bits in every forward pass.
 
@@ -36,7 +37,8 @@ def quantize_model(
     latent weights.
 
     Args:
-        model: a built tf-keras Sequential or functional model, or an ErrorSilencedModel around one. Not changed.
+        model: a built Sequential or functional model of tf-keras or Keras 3, or an ErrorSilencedModel around one. Not
+            changed. One of Keras 3 is translated first (`esq.from_keras3`), and proven equal on random inputs.
         weights: "binary", "ternary", a quantizer (`esq.Binary()`, `esq.Ternary(threshold=0.7)`), or a dict
             {layer name or glob: quantizer or None}. Of a dict, an exact name goes before a glob and an earlier glob
             before a later; layers that no key matches keep float weights.
@@ -48,18 +50,23 @@ def quantize_model(
         partition: "quantized" draws the filters to quantize (as in [SQ]'s text), "real" those to keep real (as in
             its code).
         probability: chances of the draw: "constant", "linear", "softmax" or "sigmoid".
+        custom_objects: for a Keras 3 model with layers of your own: {their class or its name: tf-keras class}, as
+            `esq.from_keras3` takes it.
 
     Returns:
         A tf_keras.Model.
 
     Raises:
-        TypeError: for a subclassed, Keras 3 or foreign model, or a `weights` that is no quantizer.
+        TypeError: for a subclassed or foreign model, or a `weights` that is no quantizer.
         ValueError: for an unbuilt model, one that is quantized already, one in which nothing would be quantized, a
-            `skip` or key that matches no layer with a kernel, or an unknown option.
+            `skip` or key that matches no layer with a kernel, or an unknown option; for a Keras 3 model that can't be
+            translated, or `custom_objects` with one of tf-keras.
 
     Reference: [SQ] Dong et al., "Stochastic Quantization for Learning Accurate Low-bit Deep Neural Networks".
     """
-    network = check_network(model, "quantize")
+    from keras_esq.keras3 import model_at_the_door  # which itself knows graphs and how to strip
+
+    network = check_network(model_at_the_door(model, custom_objects), "quantize")
     activation_bits = check_activation_bits(activation_bits)
     settings = {"stochastic": stochastic, "partition": partition, "probability": probability}
     rules = _Rules(weights, [skip] if isinstance(skip, str) else list(skip), settings)
@@ -92,7 +99,10 @@ def wrap_layers(network: Any, choose: Callable[[Any, str], Any]) -> Any:
         config = choose(layer, name)
         inner = clone_layer(layer, name)
         pairs.append((layer, inner))
-        return inner if config is None else LowBitWrapper(inner, config, name_prefix="", name=name)
+        if config is None:
+            return inner
+        # tfmot runs the layer's `call` itself, so that the wrapper's precision is the layer's.
+        return LowBitWrapper(inner, config, name_prefix="", name=name, dtype=inner.dtype_policy)
 
     low_bit = rebuild(network, make_layer)
     for original, inner in pairs:

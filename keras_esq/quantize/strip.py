@@ -13,7 +13,8 @@ def strip(model: Any) -> Any:
     """A plain functional Keras model whose kernels hold exactly the quantized values of `model`.
 
     Wrappers, quantizers, partition and activation quantizers are gone, names are kept, and every filter is quantized,
-    whatever the ratio. For deployment with other tools; `esq.convert` does it by itself.
+    whatever the ratio. Layers of mixed precision compute in the type of their weights. For deployment with other
+    tools; `esq.convert` does it by itself.
 
     Args:
         model: a low-bit model, an ErrorSilencedModel, or a plain model, of which a flat copy is returned.
@@ -28,7 +29,9 @@ def strip(model: Any) -> Any:
     pairs: list[tuple[Any, Any]] = []
 
     def make_layer(layer: Any, name: str) -> Any:
-        new = clone_layer(_inner(layer), name)
+        inner = _inner(layer)
+        mixed = inner.compute_dtype != inner.variable_dtype
+        new = clone_layer(inner, name, **({"dtype": inner.variable_dtype} if mixed else {}))
         pairs.append((layer, new))
         return new
 

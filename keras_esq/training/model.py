@@ -11,9 +11,11 @@ from keras_esq._keras import describe, from_description, keras
 from keras_esq.attacks import PGD
 from keras_esq.attacks.base import Attack
 from keras_esq.attacks.logits import class_logits, head_kind, logits_fn, logits_of
+from keras_esq.keras3 import fit_arguments, from_keras3, is_keras3_model, translate_nest
 from keras_esq.quantize import frozen_weights, held_weights, low_bit_weights, renew_partition
 from keras_esq.training import data_checks
 from keras_esq.training.heads import apply_head, loss_for_head, metrics_for_head, trace_head
+from keras_esq.training.order import repeatable
 from keras_esq.training.pairing import LOGITS, LogitPairing, Pairing, as_pairings, pairing_distance
 from keras_esq.training.taps import tap
 
@@ -36,7 +38,8 @@ class ErrorSilencedModel(keras.Model):
     Args:
         model: the network: a low-bit model from `quantize_model`, or a plain float one (Sequential, functional, or
             a built subclassed model). It is trained in place, not copied. Its output has shape (n, classes), logits,
-            softmax or sigmoid.
+            softmax or sigmoid. A Keras 3 model is translated first (`esq.from_keras3`): its copy in `network` is
+            trained, it isn't.
         attack: makes x_adv in training. Default: [ESQ]'s PGD(eps=8/255, step_size=2/255, steps=10). Its `bounds` are
             the range that the data must keep to. Not used with objective "natural".
         pairing: `LogitPairing`, `ActivationPairing` or a list of them; default LogitPairing(). Only for objective
@@ -47,6 +50,8 @@ class ErrorSilencedModel(keras.Model):
             plus some steps is a good choice.
         seed: for partition and attack; None draws it from TensorFlow's global generator, so that
             tf_keras.utils.set_random_seed makes trainings repeatable.
+        custom_objects: for a Keras 3 model, and Keras 3 losses and the like in `compile`: {class or its name:
+            tf-keras class} for those of your own, as `esq.from_keras3` takes it.
 
     Raises:
         TypeError: for a model, attack or pairing of a wrong type.
@@ -65,8 +70,11 @@ class ErrorSilencedModel(keras.Model):
         objective: str = "pairing",
         validation_attack: Attack | None = None,
         seed: int | None = None,
+        custom_objects: dict[Any, Any] | None = None,
         **kwargs: Any,
     ) -> None:
+        if is_keras3_model(model):
+            model = from_keras3(model, custom_objects=custom_objects)
         _check_model(model)
         if objective not in OBJECTIVES:
             raise ValueError(f"Expected an objective out of {list(OBJECTIVES)}. {near_matches(objective, OBJECTIVES)}")
@@ -90,6 +98,7 @@ class ErrorSilencedModel(keras.Model):
         self.validation_attack = validation_attack
         self.seed = None if seed is None else check_count("seed", seed, minimum=0)
         # Settings, not layers: past Keras' attribute tracking.
+        self.__dict__["_custom_objects"] = custom_objects
         pairings: tuple[Pairing, ...] = ()
         if objective == "pairing":
             pairings = as_pairings(LogitPairing() if pairing is None else pairing)
@@ -127,9 +136,13 @@ class ErrorSilencedModel(keras.Model):
     def compile(self, optimizer: Any = "rmsprop", loss: Any = None, metrics: Any = None, **kwargs: Any) -> None:
         """As Model.compile. A loss given by name fits the network's last layer, logits or probabilities.
 
+        Keras 3 optimizers, schedules, losses and metrics are translated (`esq.from_keras3`).
+
         Raises:
             ValueError: for a loss object whose `from_logits` contradicts the last layer.
         """
+        given = (optimizer, loss, metrics, kwargs)
+        optimizer, loss, metrics, kwargs = (translate_nest(part, self._custom_objects) for part in given)
         head, units = trace_head(self.network)
         loss = loss_for_head(loss, head)
         super().compile(optimizer, loss, metrics_for_head(metrics, head, units), **kwargs)
@@ -137,32 +150,44 @@ class ErrorSilencedModel(keras.Model):
 
     def make_train_function(self, force: bool = False) -> Any:
         """As Model.make_train_function, with the optimizer's variables made first: made inside, they cost a trace."""
+        self._build_optimizer()
+        return super().make_train_function(force)
+
+    def _build_optimizer(self) -> None:
         if hasattr(self.optimizer, "build"):  # not the legacy ones
             with self.distribute_strategy.scope():
                 self.optimizer.build(self.trainable_variables)
-        return super().make_train_function(force)
 
     def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """As Model.fit. Arrays are checked before the first step, everything else batch by batch.
+
+        The order of shuffled arrays follows from `random_state`, as the partitions and attacks do: with
+        keras.callbacks.BackupAndRestore a training that was killed goes on from its last epoch to the same weights as
+        one that never stopped. (Not for what has random numbers or a state of its own: Dropout, ReduceLROnPlateau.)
+
+        Keras 3 callbacks and PyDatasets are translated; the former see this model as theirs.
 
         Raises:
             ValueError: for images that are empty, of a wrong shape, NaN or outside the attack's `bounds`, and for
                 labels out of range or in the wrong form for the loss.
         """
-        self._check_arrays(x, y)
-        with data_checks.explained():
-            return super().fit(x, y, *args, **kwargs)
+        with fit_arguments(x, args, kwargs) as (x, args, kwargs):
+            self._check_arrays(x, y)
+            arguments = repeatable(super().fit, self, x, y, args, kwargs)
+            with data_checks.explained():
+                return super().fit(**arguments)
 
     def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """As Model.evaluate, with `adversarial_accuracy` if there is a `validation_attack`. Raises as `fit` does."""
-        self._check_arrays(x, y)
-        with data_checks.explained():
-            return super().evaluate(x, y, *args, **kwargs)
+        with fit_arguments(x, args, kwargs) as (x, args, kwargs):
+            self._check_arrays(x, y)
+            with data_checks.explained():
+                return super().evaluate(x, y, *args, **kwargs)
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compile as a saved model was; Keras leaves that to models with a `compile` of their own."""
         self.compile(**keras.saving.deserialize_keras_object(config))
-        self.optimizer.build(self.trainable_variables)
+        self._build_optimizer()
 
     def save(self, *args: Any, **kwargs: Any) -> None:
         """As Model.save, before the first call too."""
@@ -199,14 +224,16 @@ class ErrorSilencedModel(keras.Model):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         x, labels = self._prepared(x, y)
         seed = tf.identity(self.random_state)
-        self.random_state.assign_add(tf.constant([0, 1]))
+        # Not before the batch is there: the first of an epoch is drawn by what the state was.
+        with tf.control_dependencies([x]):
+            self.random_state.assign_add(tf.constant([0, 1]))
         weights = low_bit_weights(self.network)
         # One quantization for the draw, the attack and the update: they can't see different networks.
         with held_weights(weights, renew_partition(weights, _fold(seed, 0))):
             if self.objective == "natural":
                 logs = self._natural_step(x, y, sample_weight)
             else:
-                x_adv = self._perturb(self.attack, x, labels, _fold(seed, 1 + _replica()))
+                x_adv = self._perturb(self.attack, x, labels, _fold(seed, 1))
                 if self.objective == "adversarial":
                     logs = self._adversarial_step(x_adv, y, labels, sample_weight)
                 else:
@@ -317,12 +344,6 @@ def _fold(seed: Any, data: Any) -> Any:
     return tf.random.experimental.stateless_fold_in(seed, data)
 
 
-def _replica() -> Any:
-    """Number of this replica: each attacks its own images with random numbers of its own."""
-    context = tf.distribute.get_replica_context()
-    return 0 if context is None else tf.cast(context.replica_id_in_sync_group, tf.int32)
-
-
 def _correct(logits: Any, labels: Any) -> Any:
     return tf.cast(tf.argmax(class_logits(logits), axis=1, output_type=tf.int32) == labels, tf.float32)
 
@@ -331,7 +352,8 @@ def _check_model(model: Any) -> None:
     if not isinstance(model, keras.Model):
         kind = f"{type(model).__module__}.{type(model).__name__}"
         raise TypeError(
-            f"Expected a tf_keras.Model: a low-bit model from esq.quantize_model, or a float one. Received {kind}."
+            "Expected a tf_keras.Model, a low-bit one from esq.quantize_model or a float one, or a Keras 3 model. "
+            f"Received {kind}."
         )
     if isinstance(model, ErrorSilencedModel):
         raise TypeError(

@@ -11,8 +11,8 @@ import tensorflow as tf
 
 from keras_esq._keras import keras
 
-# Of the numbers folded into the seed of a step (0: partition, 1 + replica: attack) one that no replica has.
-_ORDER = 2**30
+# Folded into the seed of a step, where 0 is the partition's and 1 the attack's.
+_ORDER = 2
 
 
 def repeatable(fit: Any, model: Any, x: Any, y: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -52,7 +52,6 @@ def repeatable(fit: Any, model: Any, x: Any, y: Any, args: tuple[Any, ...], kwar
 
 
 _DISTRIBUTED = (
-    tf.distribute.MirroredStrategy,
     tf.distribute.MultiWorkerMirroredStrategy,
     tf.distribute.OneDeviceStrategy,
     tf.distribute.TPUStrategy,

@@ -1,0 +1,37 @@
+"""Half precision: train, attack, save, convert."""
+
+import numpy as np
+import pytest
+
+import keras_esq as esq
+from keras_esq._keras import keras
+from keras_esq.quantize import low_bit_weights
+
+
+@pytest.fixture(params=["mixed_float16", "mixed_bfloat16"])
+def policy(request):
+    keras.mixed_precision.set_global_policy(request.param)
+    yield request.param
+    keras.mixed_precision.set_global_policy("float32")
+
+
+@pytest.mark.parametrize("activation_bits", [None, 8])
+def test_mixed_precision(policy, activation_bits, tmp_path):
+    digits = esq.data.load("digits")
+    keras.utils.set_random_seed(0)
+    low_bit = esq.quantize_model(esq.models.small_cnn(width=4), "ternary", activation_bits=activation_bits)
+    # Outside of a layer's call: what the optimizer updates.
+    assert {weight.latent.dtype.name for weight in low_bit_weights(low_bit)} == {"float32"}
+    model = esq.ErrorSilencedModel(low_bit, attack=esq.attacks.PGD(eps=0.1, step_size=0.03, steps=1))
+    model.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy", metrics=["accuracy"])
+    x, y = digits.x_train[:300], digits.y_train[:300]
+    losses = model.fit(x, y, epochs=3, verbose=0, callbacks=[esq.QuantizationRatio("uniform")]).history["loss"]
+    assert losses[-1] < losses[0]
+    kernels = [layer.get_weights()[0] for layer in esq.strip(model).layers if hasattr(layer, "kernel")]
+    assert all(len(np.unique(kernel[..., 0])) <= 3 for kernel in kernels)
+    model.save(tmp_path / "model.keras")
+    loaded = esq.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(loaded.predict(x[:9], verbose=0), model.predict(x[:9], verbose=0))
+    file = esq.convert(model, tmp_path / "model.tflite", target="phone", calibration=x[:50])
+    classes = model.predict(x, verbose=0).argmax(axis=1)
+    assert np.mean(file.predict(x).argmax(axis=1) == classes) > 0.9
