@@ -11,6 +11,8 @@ EXTRAS = {
     "tflite": ["ai-edge-litert>=2.3,<3", TFLITE_RUNTIME],
     # tflite-micro exists as pre-releases only, and does not declare that it needs pyyaml.
     "mcu": ["tflite-micro==0.dev20261023182759; sys_platform == 'linux'", "pyyaml>=6.0.3"],
+    # Needs flatbuffers and numpy in any version that TensorFlow takes.
+    "ethos-u": ["ethos-u-vela>=5.2,<6"],
     # keras-tuner does not declare that it needs tensorboard.
     "tuner": ["keras-tuner>=1.4.8,<2", "tensorboard>=2.21"],
     "attacks": ["cleverhans>=4.0,<5"],
@@ -24,7 +26,9 @@ EXTRAS = {
         "matplotlib>=3.10.9",
     ],
 }
-EXTRAS["all"] = sorted({name for extra in ("tflite", "mcu", "tuner", "attacks", "demo") for name in EXTRAS[extra]})
+EXTRAS["all"] = sorted(
+    {name for extra in ("tflite", "mcu", "ethos-u", "tuner", "attacks", "demo") for name in EXTRAS[extra]}
+)
 
 setup(
     name="keras-esq",

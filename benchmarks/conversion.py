@@ -1,16 +1,19 @@
 """Bytes, latency and conversion time of every target, ternary and binary, on three networks. See benchmarks/README.md.
 
     python benchmarks/conversion.py [--quick] [--markdown FILE]
+    python benchmarks/conversion.py --only wrn [--target TARGET]
 
 The packed floor is what no file of these weights can undercut: 1 bit (binary) or 2 bits (ternary) a weight and 8 bytes
 a channel, for a scale and a bias. Latencies are the best of alternating runs, one thread, relative to target "ethos-u"
-(plain int8) of the same network in the same runtime.
+(plain int8) of the same network in the same runtime. "wrn" is the conversion of a ternary WRN-28-10 (36.5 million
+weights) with 100 calibration samples, check included: time and peak memory of the process.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
+import resource
 import sys
 import tempfile
 import time
@@ -118,6 +121,22 @@ def measure(make, weights: str, folder: Path, rounds: int) -> list[list[str]]:
     return rows
 
 
+def measure_wrn(target: str, folder: Path) -> str:
+    """Time and memory of converting a WRN-28-10."""
+    keras.utils.set_random_seed(0)
+    model = esq.models.wide_resnet(depth=28, width=10)
+    x = np.random.default_rng(0).random((100, *model.input_shape[1:]), np.float32)
+    low_bit = esq.quantize_model(model, "ternary")
+    wall, cpu = time.perf_counter(), time.process_time()
+    file = esq.convert(low_bit, folder / "wrn.tflite", target=target, calibration=x)
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return (
+        f"WRN-28-10, ternary, {target}: {file.num_bytes:,} bytes; {wall:.0f} s (processor {cpu:.0f} s); peak memory of "
+        f"the process {peak:.2f} GiB\n{file.agreement.table()}"
+    )
+
+
 HEADER = ["network", "weights", "target", "bytes", "bits/weight", "x float", "x int8", "/ floor", "LiteRT", "TFLM", "s"]
 
 
@@ -126,7 +145,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="few rounds: sizes hold, latencies are rough")
     parser.add_argument("--markdown", help="also put the table between the markers of this Markdown file")
+    parser.add_argument("--only", choices=["wrn"], help="only time and memory of converting a WRN-28-10")
+    parser.add_argument("--target", default="phone", choices=TARGETS, help="of --only wrn (default: %(default)s)")
     arguments = parser.parse_args()
+    if arguments.only:
+        with tempfile.TemporaryDirectory() as folder:
+            print(measure_wrn(arguments.target, Path(folder)))
+        return
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for make in NETWORKS:

@@ -92,12 +92,12 @@ def path(tmp_path):
 @pytest.mark.parametrize("weights", [None, "binary", "ternary"])
 @pytest.mark.parametrize("network", list(NETWORKS))
 def test_files_agree_with_keras(network, weights, path):
-    """All targets; every runtime of the target has run the calibration data."""
+    """All targets in int8 (compact forms: test_conversion_random.py); every runtime has run the calibration data."""
     model = NETWORKS[network]()
     model = quantize_model(model, weights) if weights else model
     reference = strip(model)(X).numpy()
     for target, rules in TARGETS.items():
-        file = convert(model, path, target=target, calibration=X)
+        file = convert(model, path, target=target, calibration=X, weights="int8")
         agreement = file.agreement
         able = {runtime for runtime, why in inspect(path).refusals.items() if why is None}
         assert set(agreement.runtimes) == set(rules.runtimes) & set(available_runtimes()) & able
@@ -195,6 +195,42 @@ def test_deep_networks_pass(path):
     assert file.agreement.top1 >= 0.8
 
 
+def noisy_network(width):
+    """Small values in a wide range, then a BatchNormalization that makes them large: rounding leaves little of them."""
+    x = inputs = keras.Input((10, 9, 3))
+    x = L.Conv2D(8, 3, activation="relu", name="first")(x)
+    kernel, bias = (0.02 * np.random.default_rng(0).normal(size=w.shape) for w in keras.Model(inputs, x).get_weights())
+    # One channel sets the range, and is multiplied by 0 afterwards.
+    kernel[..., 0], bias[0] = 0, width
+    bias[1:] += 0.1
+    x = keras.Model(inputs, x).layers[-1].output
+    y = L.BatchNormalization(name="large")(x)
+    y = L.ReLU(name="act")(y)
+    model = keras.Model(inputs, L.Dense(5, name="logits")(L.GlobalAveragePooling2D(name="pool")(y)))
+    model.get_layer("first").set_weights([kernel, bias])
+    gamma, beta, *rest = model.get_layer("large").get_weights()
+    gamma[0] = 0
+    model.get_layer("large").set_weights([gamma, beta, *rest])
+    model.get_layer("large").momentum = 0.0
+    model(X, training=True)
+    return model
+
+
+def test_rounding_noise_is_no_mismatch(path):
+    """How large it is, is computed: neither a limit that such networks fail nor one that lets mistakes pass."""
+    agreement = convert(noisy_network(4), path, target="ethos-u", calibration=X).agreement
+    found = {layer.layer: layer for layer in agreement.layers}
+    assert max(layer.relative for layer in found.values()) > 0.1
+    for layer in found.values():
+        assert layer.steps == pytest.approx(layer.noise, rel=0.5, abs=0.5)
+
+
+def test_noise_that_leaves_nothing_is_refused(path):
+    with pytest.raises(ConversionError, match=r"int8 to be fine enough.*layer '\w+' suffers.*target='phone-small'"):
+        convert(noisy_network(16), path, target="ethos-u", calibration=X)
+    assert not path.exists()
+
+
 # ---- what the check finds
 
 
@@ -245,13 +281,27 @@ def narrow_activation(model, graph):
     quantization.scale = quantization.scale / 8
 
 
+def narrower_activation(model, graph):
+    """Two thirds of the range are lost, where few values lie."""
+    operators = [o for o in graph.operators if op_name(model, o) == "DEPTHWISE_CONV_2D"]
+    quantization = graph.tensors[operators[0].outputs[0]].quantization
+    quantization.scale = quantization.scale / 3
+
+
 def other_geometry(model, graph):
     """Same shapes, other pixels: an attribute that no constant shows."""
     operator = [o for o in graph.operators if op_name(model, o) == "DEPTHWISE_CONV_2D"][1]
     operator.builtinOptions.dilationHFactor = 2
 
 
-DAMAGE = [flip_one_weight, permute_weights, wrong_weight_scale, narrow_activation, other_geometry]
+DAMAGE = [
+    flip_one_weight,
+    permute_weights,
+    wrong_weight_scale,
+    narrow_activation,
+    narrower_activation,
+    other_geometry,
+]
 
 
 @pytest.mark.parametrize("change", DAMAGE)

@@ -1,17 +1,11 @@
 """The Edge TPU's rules on files that keep and break them."""
 
-import functools
-
 import numpy as np
 import pytest
 
 from keras_esq._keras import keras
-from keras_esq.conversion import check_edgetpu
-from keras_esq.conversion import convert as convert_any
+from keras_esq.conversion import check_edgetpu, convert
 from keras_esq.quantize import quantize_model
-
-# The compact forms; int8, the default, is tested in test_conversion.py.
-convert = functools.partial(convert_any, weights="auto")
 
 L = keras.layers
 X = np.random.default_rng(0).random((8, 8, 8, 4), np.float32)

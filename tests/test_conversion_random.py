@@ -1,18 +1,14 @@
 """Random networks in every target: converted, run, in agreement, or refused with the layer named."""
 
-import functools
-
 import numpy as np
 import pytest
 
 from keras_esq._keras import keras
-from keras_esq.conversion import TARGETS, ConversionError, inspect
-from keras_esq.conversion import convert as convert_any
+from keras_esq.conversion import TARGETS, ConversionError, convert, inspect
 from keras_esq.quantize import quantize_model, strip
 from keras_esq.runtime import available_runtimes
-
-# The compact forms; int8, the default, is tested in test_conversion.py.
-convert = functools.partial(convert_any, weights="auto")
+from keras_esq.runtime.flatbuffer_format import parse
+from keras_esq.runtime.micro_check import check_micro
 
 L = keras.layers
 
@@ -105,29 +101,35 @@ def check_one(seed, path):
     model, x = random_network(rng)
     low_bit = quantized(rng, model)
     reference = strip(low_bit)(x).numpy()
-    spread = np.abs(reference).max()
+    spread, refused = np.abs(reference).max(), []
     for target, rules in TARGETS.items():
         try:
             file = convert(low_bit, path, target=target, calibration=x)
         except ConversionError as error:
             # A runtime that can't open its file (XNNPACK, for 1 network in 200): refused, not silently wrong.
-            if "failed to create XNNPACK runtime" not in str(error):
-                raise
-            continue
+            if "failed to create XNNPACK runtime" in str(error) and "use target='phone-small'" in str(error):
+                refused.append(target)
+                continue
+            raise
         summary = inspect(path)
         able = {name for name, why in summary.refusals.items() if why is None}
         assert set(file.agreement.runtimes) == set(rules.runtimes) & set(available_runtimes()) & able, (seed, target)
         assert file.agreement.runtimes, (seed, target)
-        bits = set(file.metadata["bits"].values())
-        exact = target == "float" or (target == "phone-small" and bits == {2})
-        assert file.agreement.max_abs <= (1e-3 if exact else 0.5) * spread, (seed, target, file.agreement)
+        if target in ("mcu", "ethos-u"):
+            # What TFLM is protected from in files of others is nothing that occurs in a good one.
+            check_micro(parse(path.read_bytes()))
         kinds = {row.type for row in summary.rows if row.is_weight}
+        exact = target == "float" or (target == "phone-small" and kinds == {"INT2"})
+        assert file.agreement.max_abs <= (1e-3 if exact else 0.5) * spread, (seed, target, file.agreement)
         allowed = {"float": {"FLOAT32"}, "phone": {"INT8", "INT4", "INT2"}, "phone-small": {"INT8", "INT2"},
                    "mcu": {"INT8", "LOOKUP"}}.get(target, {"INT8"})  # fmt: skip
         assert kinds <= allowed, (seed, target)
+    assert not {"float", "phone-small", "mcu", "ethos-u"} & set(refused), (seed, refused)
 
 
-@pytest.mark.parametrize("seed", range(20))
+# 64: XNNPACK refuses its int8 file. 100: small values in a wide range, of which rounding leaves little. 139:
+# dense layers of two inputs, too few for 2 bits.
+@pytest.mark.parametrize("seed", [*range(20), 64, 100, 139])
 def test_random_networks(seed, tmp_path):
     check_one(seed, tmp_path / "model.tflite")
 

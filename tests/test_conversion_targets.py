@@ -1,6 +1,5 @@
 """What each target stores, how small it is, what its options do, and what they refuse."""
 
-import functools
 import json
 import re
 import shutil
@@ -13,16 +12,12 @@ import pytest
 
 from keras_esq._keras import keras
 from keras_esq.attacks import PGD
-from keras_esq.conversion import ConversionError, inspect
-from keras_esq.conversion import convert as convert_any
+from keras_esq.conversion import ConversionError, convert, inspect
 from keras_esq.conversion.c_source import resolver_method
 from keras_esq.quantize import quantize_model, strip, summary
 from keras_esq.runtime import Flatbuffer, available_runtimes
 from keras_esq.runtime.flatbuffer_format import items, op_name, parse
 from keras_esq.training import ErrorSilencedModel
-
-# The compact forms; int8, the default, is tested in test_conversion.py.
-convert = functools.partial(convert_any, weights="auto")
 
 L = keras.layers
 X = np.random.default_rng(0).random((24, 12, 12, 3), np.float32) * np.linspace(0.1, 1, 24).reshape(-1, 1, 1, 1)
@@ -325,6 +320,27 @@ def test_files_come_close_to_the_packed_bits(target, weights, limit, path):
     assert 300_000 < summary(model).totals.weights < 400_000
     size = convert(model, path, target=target, calibration=X).num_bytes
     assert size <= limit * packed_floor(model)
+
+
+def test_a_kernel_of_a_width_of_its_own_needs_no_zero_points(path):
+    """8 bytes a channel that no other kernel shares: a MUL by the scales takes their place."""
+    x = keras.Input((12, 12, 3))
+    y = L.Conv2D(200, 1, activation="relu", name="alone")(L.Conv2D(16, 3, activation="relu", name="first")(x))
+    y = L.Conv2D(16, 3, name="last")(y)
+    model = quantize_model(keras.Model(x, L.Dense(5, name="logits")(L.GlobalAveragePooling2D()(y))), "ternary")
+    file = convert(model, path, target="phone-small", calibration=X)
+    assert file.agreement.max_abs < 1e-4 * np.abs(strip(model)(X).numpy()).max()
+    summary = inspect(path)
+    assert summary.ops.count("MUL") == 1
+    assert {(row.op, row.type, row.shape) for row in summary.rows if row.is_weight} == {
+        ("CONV_2D", "INT2", (16, 3, 3, 3)), ("CONV_2D", "INT2", (200, 1, 1, 16)), ("CONV_2D", "INT2", (16, 3, 3, 200)),
+        ("FULLY_CONNECTED", "INT2", (5, 16)),
+    }  # fmt: skip
+    assert set(file.metadata["bits"].values()) == {2}
+    counts = {
+        len(items(t.quantization.zeroPoint)) for t in parse(path.read_bytes()).subgraphs[0].tensors if t.quantization
+    }
+    assert 200 not in counts
 
 
 def test_equal_vectors_are_stored_once(path):

@@ -33,7 +33,8 @@ def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("inspect")
     models = {"float": network(), "mcu": network(), "ternary": quantize_model(network(), "ternary")}
     for name, model in models.items():
-        convert(model, folder / name, target="float" if name == "float" else "mcu", calibration=X)
+        target = "float" if name == "float" else "mcu"
+        convert(model, folder / name, target=target, calibration=X, weights="int8")
     return folder
 
 

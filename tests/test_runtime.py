@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from keras_esq._keras import keras
+from keras_esq.conversion import convert
 from keras_esq.conversion.lowering import lower
+from keras_esq.quantize import quantize_model
 from keras_esq.runtime import RUNTIMES, Flatbuffer, available_runtimes, backends, flatbuffer_format
 
 LAYERS = keras.layers
@@ -243,6 +245,59 @@ def test_tflm_arena(files, x):
     assert Flatbuffer(files["int8"], "tflm", arena_size=200_000).predict(x[:2]).shape == (2, 5)
     with pytest.raises(RuntimeError, match="larger arena_size"):
         Flatbuffer(files["int8"], "tflm", arena_size=1000)
+
+
+def test_arena_report_and_operator_times(files, x):
+    file = Flatbuffer(files["int8"], "tflm")
+    report = file.arena_report()
+    assert report.smallest == file.smallest_arena() >= report.activations + report.persistent
+    assert Flatbuffer(files["int8"], "tflm", arena_size=report.smallest).predict(x[:1]).shape == (1, 5)
+    with pytest.raises(RuntimeError, match="larger arena_size"):
+        Flatbuffer(files["int8"], "tflm", arena_size=report.smallest - 16)
+    assert sum(report.parts.values()) <= report.persistent
+    assert report.activations >= 9 * 8 * 2 + 7 * 6 * 6
+    assert "activations" in str(report)
+    times = file.operator_times(repeats=3)
+    assert [row.op for row in times.operators] == ["CONV_2D", "MAX_POOL_2D", "RESHAPE", "FULLY_CONNECTED"]
+    assert sum(row.share for row in times.operators) == pytest.approx(1)
+    assert all(row.microseconds > 0 for row in times.operators)
+    assert max(times.operators, key=lambda row: row.share).op == "CONV_2D"
+    assert times.microseconds > 0
+    assert str(times).splitlines()[-1].startswith("inference")
+    with pytest.raises(ValueError, match="repeats"):
+        file.operator_times(repeats=0)
+
+
+def test_arena_of_lookup_tables(tmp_path):
+    """TFLM ends the process where look-up tables meet an arena that is far too small; it never sees such an arena."""
+    keras.utils.set_random_seed(0)
+    layers = [LAYERS.Conv2D(32, 3), LAYERS.Conv2D(64, 3), LAYERS.Flatten(), LAYERS.Dense(5)]
+    model = quantize_model(keras.Sequential([keras.Input(SHAPE), *layers]), "ternary")
+    data = np.random.default_rng(0).random((8, *SHAPE), np.float32)
+    path = tmp_path / "tables.tflite"
+    smallest = convert(model, path, target="mcu", calibration=data).smallest_arena()
+    code = f"""
+from keras_esq.runtime import Flatbuffer
+for size in (1, 1000, 2000, 3000, 4000, 6000, 8000, {smallest - 64}):
+    try:
+        Flatbuffer({str(path)!r}, "tflm", arena_size=size)
+    except RuntimeError as error:
+        assert "larger arena_size" in str(error)
+    else:
+        raise SystemExit(size)
+file = Flatbuffer({str(path)!r}, "tflm", arena_size={smallest})
+print([row.op for row in file.operator_times(1).operators], file.smallest_arena() == {smallest})
+"""
+    decoded = ["CONV_2D", "TFLM_DECODE+CONV_2D", "RESHAPE", "TFLM_DECODE+FULLY_CONNECTED"]
+    assert run_python(code).splitlines()[-1] == f"{decoded} True"
+
+
+def test_operator_times_of_a_file_for_phones(files, tmp_path):
+    layers = [LAYERS.Flatten(), LAYERS.Dense(5)]
+    model = quantize_model(keras.Sequential([keras.Input(SHAPE), *layers]), "ternary")
+    file = convert(model, tmp_path / "x", target="phone", calibration=np.ones((2, *SHAPE)) / 2)
+    with pytest.raises(RuntimeError, match="target='mcu'"):
+        file.operator_times()
 
 
 def test_missing_file_and_folder(tmp_path):

@@ -26,14 +26,14 @@ class Pair:
         op: its name, such as "CONV_2D".
         tensor: name of its output in the int8 file.
         output: number of its output tensor in (int8 file, float twin).
-        constants: (int8 tensor, its values, float values) of each constant input.
+        constants: (int8 tensor, its values, float values, number of the twin's tensor) of each constant input.
     """
 
     layer: str
     op: str
     tensor: str
     output: tuple[int, int]
-    constants: tuple[tuple[Any, np.ndarray, np.ndarray], ...]
+    constants: tuple[tuple[Any, np.ndarray, np.ndarray, int], ...]
 
 
 def align(content: bytes, twin: bytes, layers: list[str], output_layer: str) -> list[Pair]:
@@ -61,7 +61,7 @@ def align(content: bytes, twin: bytes, layers: list[str], output_layer: str) -> 
                     left_one, right_one = stored[index], twin_stored[twin_index]
                     if left_one.values.size == right_one.values.size:
                         real = right_one.values.reshape(left_one.values.shape)
-                        constants.append((left_one.quantized, left_one.values, real))
+                        constants.append((left_one.quantized, left_one.values, real, twin_index))
             output, twin_output = items(operator.outputs)[0], items(twin_operator.outputs)[0]
             layer = layer_name(left, operator, layers, output_layer)
             name = text(left.subgraphs[0].tensors[output].name)

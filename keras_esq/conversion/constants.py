@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,10 +18,10 @@ from keras_esq.runtime.flatbuffer_format import (
     op_name,
     type_name,
 )
+from keras_esq.runtime.lookup_format import decode_table
 from keras_esq.runtime.support import DECODE
 
 LOOKUP = "LOOKUP"
-TABLE_HEADER_BYTES = 16
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Stored:
 
 
 def stored_constants(model: Any) -> dict[int, Stored]:
-    """{number of a tensor: the constant in it}, those included that one DEQUANTIZE or TFLM_DECODE computes.
+    """{number of a tensor: the constant in it}, those included that DEQUANTIZE (and MUL) or TFLM_DECODE computes.
 
     Raises:
         FlatbufferError: if a look-up table is not what TFLM reads.
@@ -57,25 +59,22 @@ def stored_constants(model: Any) -> dict[int, Stored]:
         inputs, outputs, op = items(operator.inputs), items(operator.outputs), op_name(model, operator)
         if op == "DEQUANTIZE" and inputs and inputs[0] in found:
             found[outputs[0]] = found[inputs[0]]
+        elif op == "MUL" and all(index in found for index in inputs) and constant(model, tensors[inputs[0]]) is None:
+            found[outputs[0]] = _scaled(found[inputs[0]], found[inputs[1]].values, tensors[outputs[0]])
         elif op == DECODE:
             if len(inputs) != 2 * len(outputs):
                 raise FlatbufferError(f"Expected two inputs for each output of {DECODE}. Received {len(inputs)}.")
             for packed, table, output in zip(inputs[::2], inputs[1::2], outputs, strict=True):
                 data, header = (constant_bytes(model, tensors[index]) for index in (packed, table))
-                values, bits = _decode(data, header, items(tensors[output].shape))
+                values, bits = decode_table(data, header, items(tensors[output].shape))
                 found[output] = Stored(packed, LOOKUP, bits, values, tensors[output])
     return found
 
 
-def _decode(packed: Any, table: Any, shape: list[int]) -> tuple[np.ndarray, int]:
-    """One tensor. Byte 5 of the table's header: channel axis and bits; byte 6: values a channel; 16 on: the values."""
-    try:
-        axis, bits, stride = int(table[5]) >> 4, int(table[5]) & 7, int(table[6])
-        size = int(np.prod(shape))
-        fields = np.unpackbits(packed)[: size * bits].reshape(size, bits)
-        indices = (fields << np.arange(bits - 1, -1, -1, dtype=np.uint8)).sum(axis=1).reshape(shape)
-        values = np.asarray(table[TABLE_HEADER_BYTES:]).view(np.int8).reshape(-1, stride)
-        channel = np.arange(shape[axis]).reshape([-1 if i == axis else 1 for i in range(len(shape))])
-        return values[channel, indices], bits
-    except (IndexError, TypeError, ValueError) as error:
-        raise FlatbufferError(f"Expected a look-up table that TFLM reads. Received a damaged one: {error}.") from error
+def _scaled(kernel: Stored, factors: np.ndarray, output: Any) -> Stored:
+    """A decoded kernel times one factor a channel, as if it had these scales itself."""
+    scaled = copy.copy(output)
+    scaled.quantization = copy.copy(kernel.quantized.quantization)
+    scaled.quantization.scale = factors.reshape(-1).astype(np.float32) * kernel.quantized.quantization.scale
+    scaled.quantization.quantizedDimension = int(np.argmax(factors.shape))
+    return dataclasses.replace(kernel, quantized=scaled)

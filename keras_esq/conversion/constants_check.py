@@ -38,7 +38,7 @@ def check_constants(content: bytes, twin: bytes, network: Any) -> list[Pair]:
         ConversionError: naming the first layer whose constants differ, or whose kernel has no counterpart.
     """
     pairs = align(content, twin, [layer.name for layer in network.layers], network.output_names[0])
-    paired = {pair.output[0] for pair in pairs if any(len(values.shape) > 1 for _, values, _ in pair.constants)}
+    paired = {pair.output[0] for pair in pairs if any(len(values.shape) > 1 for _, values, _, _ in pair.constants)}
     model = parse(content)
     for operator in model.subgraphs[0].operators:
         if op_name(model, operator) in KERNELS and int(operator.outputs[0]) not in paired:
@@ -56,7 +56,7 @@ def _check(pair: Pair) -> None:
     if pair.op in ("MINIMUM", "MAXIMUM"):
         # A bound that no value reaches saturates with the range of its input; comparing layers shows if one does.
         return
-    for tensor, stored, real in pair.constants:
+    for tensor, stored, real, _ in pair.constants:
         off, limit, unit = _difference(tensor, stored, real)
         if not np.all(off <= limit):
             count = int(np.count_nonzero(~(off <= limit)))

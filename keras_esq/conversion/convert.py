@@ -25,10 +25,12 @@ from keras_esq.conversion.inputs import calibration_data, plain_model, with_boun
 from keras_esq.conversion.kernels import layer_bits
 from keras_esq.conversion.lowering import lower
 from keras_esq.conversion.micro import repair_relu6
+from keras_esq.conversion.npu import compile_for_npu
 from keras_esq.conversion.options import check_labels, check_options, describe_report, get_bounds
 from keras_esq.conversion.packing import pack_kernels
 from keras_esq.conversion.slimming import slim
 from keras_esq.conversion.targets import get_io, get_target
+from keras_esq.conversion.vela import VelaReport, check_accelerator
 from keras_esq.conversion.writing import serialize
 from keras_esq.runtime import Flatbuffer, available_runtimes
 from keras_esq.runtime.backends import resolve_runtime
@@ -44,10 +46,11 @@ def convert(
     calibration: Any = None,
     io: str = "int8",
     bounds: tuple[float, float] | None = None,
-    weights: str = "int8",
+    weights: str = "auto",
     c_array: bool = False,
     ram_budget: int | None = None,
     over_budget: str = "int8",
+    accelerator: str | None = None,
     labels: Sequence[str] | None = None,
     report: Any = None,
 ) -> Flatbuffer:
@@ -59,11 +62,11 @@ def convert(
 
     | target | activations | low-bit layers | other layers | runs in |
     |---|---|---|---|---|
-    | "phone" | int8 | int8 | int8 | LiteRT, TF, tflite-runtime |
-    | "phone", weights="auto" | int8 | dense 2 bits, 1x1 convolutions 4 bits, others int8 | int8 | LiteRT, TF |
+    | "phone" | int8 | dense 2 bits, 1x1 convolutions 4 bits, others int8 | int8 | LiteRT, TF |
+    | "phone", weights="int8" | int8 | int8 | int8 | LiteRT, TF, tflite-runtime |
     | "phone-small" | float | 2 bits | int8 | LiteRT, TF |
-    | "mcu" | int8 | int8 | int8 | TFLM, all others |
-    | "mcu", weights="auto" | int8 | look-up tables of 1 bit (binary) or 2 bits (ternary) | int8 | TFLM |
+    | "mcu" | int8 | look-up tables of 1 bit (binary) or 2 bits (ternary) | int8 | TFLM |
+    | "mcu", weights="int8" | int8 | int8 | int8 | TFLM, all others |
     | "edgetpu", "ethos-u" | int8 | int8, which their compilers compress or refuse | int8 | their compilers |
     | "float" | float | float | float | all but NPUs |
 
@@ -79,32 +82,39 @@ def convert(
             "float32" (not for NPUs). Always "float32" for float activations.
         bounds: lowest and highest value of a pixel, which set the scale of the input: 1/255 for (0, 1). None, the
             default, is the `bounds` of an ErrorSilencedModel's attack, else (0, 1).
-        weights: how "phone" and "mcu" store low-bit layers: "int8", the default, runs everywhere; "auto" is the least
-            form that the target's runtime takes without becoming slower: see the table. For "phone" also "int4", which
-            is smaller and in convolutions larger than 1x1 3 to 5 times slower, and "int2", which refuses networks that
-            have such convolutions.
+        weights: how "phone" and "mcu" store low-bit layers: "auto", the default, is the least form that the target's
+            runtime takes without becoming slower: see the table. "int8" runs everywhere, tflite-runtime included. For
+            "phone" also "int4", which is smaller and in convolutions larger than 1x1 3 to 5 times slower, and "int2",
+            which refuses networks that have such convolutions.
         c_array: for "mcu" only: also write `path` with the endings .h and .cc, the model as an aligned C array with the
             list of operators and the measured size of the arena.
         ram_budget: for "mcu" only: bytes of RAM for the arena. Decoded tensors lie in the arena, so look-up tables save
             flash and cost RAM. None, the default, sets no limit.
         over_budget: what happens if the arena is larger than `ram_budget`: "int8", the default, stores the largest
             layers in int8 until it fits, with a warning that gives the figures; "error" fails.
+        accelerator: for "ethos-u" only: compile the file with Arm's Vela for this NPU, such as "ethos-u55-128", and
+            write the result beside `path`, its name ending in _vela. Vela's figures are the result's `compiler_report`
+            and go into the metadata. None, the default, writes the file that Vela takes. For "edgetpu" there is nothing
+            to choose: `edgetpu_compiler` is run if it is on the PATH, and its file's name ends in _edgetpu.
         labels: names of the classes for the file's metadata.
         report: a RobustnessReport for the file's metadata.
 
     Returns:
-        The opened file, in a runtime of the target, with `agreement` filled in.
+        The opened file, in a runtime of the target, with `agreement` filled in, and `compiler_report`: a VelaReport if
+        `accelerator` was passed, an EdgeTpuReport for "edgetpu" (with the compiler's log if it is there), else None.
 
     Raises:
         ConversionError: if the file disagrees with Keras; names the first bad layer.
+        CompilerError: if an NPU's compiler refuses the file, crashes or takes longer than 15 minutes.
         TypeError: if the model is subclassed, of Keras 3 or no model, or the calibration is no array.
         ValueError: for an unknown target, io or option, wrong calibration data, a model of several inputs or unknown
             sizes, weights that are NaN, one with an operator that the target lacks, or an arena over the budget.
-        ImportError: for "mcu" without tflite-micro.
+        ImportError: for "mcu" without tflite-micro, or an accelerator without ethos-u-vela.
         OSError: if the path can't be written.
     """
     rules, io = get_target(target), get_io(io, target)
     check_options(target, rules.storage, weights, c_array, ram_budget, over_budget)
+    check_accelerator(accelerator, target)
     bounds = get_bounds(bounds, model)
     _check_writable(path)
     if rules.storage == "tables":
@@ -154,10 +164,16 @@ def convert(
             check_table_constants(tables, plain)
             content = finish(tables)
             agreement = check_tables(content, plain, samples, reference, agreement)
+    compiled, compiler_report = compile_for_npu(content, Path(path), target, accelerator)
+    if isinstance(compiler_report, VelaReport):
+        notes["ethos_u"] = compiler_report.to_dict()
+        content = finish(content)
+    if compiled is not None and compiler_report is not None and compiler_report.compiled is not None:
+        write_atomic(compiler_report.compiled, compiled)
     file = Flatbuffer(write_atomic(path, content), runtimes_of(content)[0])
     if c_array:
         write_c_source(Path(path), content, file.smallest_arena())
-    file.agreement = agreement
+    file.agreement, file.compiler_report = agreement, compiler_report
     return file
 
 

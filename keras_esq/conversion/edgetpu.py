@@ -13,6 +13,7 @@ import numpy as np
 
 from keras_esq._text import aligned
 from keras_esq.conversion.kernels import KERNELS
+from keras_esq.conversion.work import operator_macs
 from keras_esq.runtime.flatbuffer_format import constant, constant_bytes, items, op_name, parse, read, text, type_name
 
 # Bytes of weights that the TPU keeps; the rest is streamed from the host in each inference.
@@ -47,17 +48,21 @@ class OpVerdict:
 
 @dataclass(frozen=True)
 class EdgeTpuReport:
-    """A static check. Passing is necessary, not sufficient: only the compiler itself can tell.
+    """A static check and, if it was there, the compiler's log. Passing the check is necessary, not sufficient.
 
     Attributes:
         path: the file.
         ops: one row an operator, in order of execution.
         weight_bytes: bytes of the constants.
+        compiled: the file that `edgetpu_compiler` made; None without it, or if it mapped nothing.
+        log: what `edgetpu_compiler` said of the file, if `convert` found it on the PATH; None for a static check.
     """
 
     path: Path
     ops: tuple[OpVerdict, ...]
     weight_bytes: int
+    compiled: Path | None = None
+    log: str | None = None
 
     @property
     def verdict(self) -> str:
@@ -83,8 +88,8 @@ class EdgeTpuReport:
         return (
             f"{aligned([['op', 'tensor', 'verdict', 'runs on', 'MACs', 'why'], *rows], left=4)}\n"
             f"{100 * self.mac_share:.1f} % of the MACs on the TPU (estimate); {self.weight_bytes:,} bytes of "
-            f"constants: {cache}\nStatic check of published rules: passing is necessary, not sufficient. Only the "
-            "compiler itself can tell."
+            f"constants: {cache}\nStatic check of published rules: passing is necessary, not sufficient. "
+            + ("Only the compiler itself can tell." if self.log is None else f"edgetpu_compiler:\n{self.log}")
         )
 
     def __str__(self) -> str:
@@ -211,7 +216,12 @@ def check_edgetpu(path: str | os.PathLike[str]) -> EdgeTpuReport:
         FileNotFoundError: if there is no such file.
         ValueError: if it is no whole .tflite.
     """
-    model = parse(read(path), repr(str(path)))
+    return check_rules(read(path), Path(path))
+
+
+def check_rules(content: bytes, path: Path) -> EdgeTpuReport:
+    """`check_edgetpu` of the bytes of a file."""
+    model = parse(content, repr(str(path)))
     graph, verdicts, mapped = model.subgraphs[0], [], True
     for operator in graph.operators:
         op = _Op(
@@ -224,9 +234,9 @@ def check_edgetpu(path: str | os.PathLike[str]) -> EdgeTpuReport:
         verdict, why = _verdict(name, op)
         # The compiler makes one partition: the first operator that it can't map sends all after it to the CPU.
         mapped = mapped and verdict != "fail"
-        verdicts.append(OpVerdict(name, text(op.outputs[0].name), verdict, why, _macs(name, op), mapped))
+        verdicts.append(OpVerdict(name, text(op.outputs[0].name), verdict, why, operator_macs(model, operator), mapped))
     stored = {t.buffer: constant_bytes(model, t) for t in graph.tensors}
-    return EdgeTpuReport(Path(path), tuple(verdicts), sum(len(data) for data in stored.values() if data is not None))
+    return EdgeTpuReport(path, tuple(verdicts), sum(len(data) for data in stored.values() if data is not None))
 
 
 def _verdict(name: str, op: _Op) -> tuple[str, str]:
@@ -252,16 +262,3 @@ def _verdict(name: str, op: _Op) -> tuple[str, str]:
     if name == "FULLY_CONNECTED" and len(op.inputs[1].quantization.scale) > 1:
         return "maybe", "a scale a channel may be too new for compiler 16.0"
     return "pass", ""
-
-
-def _macs(name: str, op: _Op) -> int:
-    if name not in KERNELS:
-        return 0
-    kernel = items(op.inputs[KERNELS[name]].shape)
-    if name == "FULLY_CONNECTED":
-        return math.prod(op.out) * kernel[-1]
-    if name == "DEPTHWISE_CONV_2D":
-        return math.prod(op.out) * kernel[1] * kernel[2]
-    if name == "TRANSPOSE_CONV":
-        return math.prod(items(op.inputs[2].shape)[1:3]) * math.prod(kernel)
-    return math.prod(op.out[1:-1]) * math.prod(kernel)

@@ -109,6 +109,12 @@ class FlatbufferSummary:
             f"{self.bits_per_weight:.2f} bits a weight, {self.float_ratio:.1f}x smaller than float32; "
             f"everything else {self.overhead_bytes:,} bytes",
         ]
+        if npu := (self.metadata or {}).get("ethos_u"):
+            lines.append(
+                f"on {npu['accelerator']}, as Vela estimates: {npu['cycles']:,} cycles, SRAM {npu['sram_bytes']:,} "
+                f"bytes, flash {npu['flash_bytes']:,}, DRAM {npu['dram_bytes']:,}; "
+                f"{npu['bits_per_weight']:.2f} bits a weight"
+            )
         able = [name for name, why in self.refusals.items() if why is None]
         if able:
             lines.append(f"runs in {', '.join(able)}")
@@ -152,14 +158,14 @@ def _rows(model: Any) -> Iterator[TensorRow]:
         readers: dict[int, tuple[str, int, int]] = {}
         for operator in subgraph.operators or []:
             op = op_name(model, operator)
-            decodes = op == DECODE or (op == "DEQUANTIZE" and any(i in stored for i in items(operator.outputs)))
+            decodes = op == DECODE or any(i in stored for i in items(operator.outputs))
             for position, index in enumerate(items(operator.inputs)):
                 if index < 0:
                     continue
                 source = stored[index].source if index in stored else index
                 if not decodes:
                     readers.setdefault(source, (op, position, index))
-                elif op == DECODE and position % 2:
+                elif op in (DECODE, "MUL") and position % 2:
                     readers.setdefault(index, (op, position, index))
         order = [*readers, *(i for i in range(len(tensors)) if i not in readers)]
         for index in order:

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from keras_esq.conversion.alignment import quantization
-from keras_esq.conversion.constants import TABLE_HEADER_BYTES, stored_constants
+from keras_esq.conversion.constants import stored_constants
 from keras_esq.conversion.kernels import FULL_SCALE, Kernel, is_low_bit, kernels
 from keras_esq.conversion.slimming import drop_bias_scales
 from keras_esq.conversion.writing import add_constant, add_tensor, operator_code, serialize
 from keras_esq.runtime.flatbuffer_format import FlatbufferError, _schema, items, op_name, parse
+from keras_esq.runtime.lookup_format import TABLE_HEADER_BYTES
 from keras_esq.runtime.support import DECODE
 
 # What decoding adds to a file beside the packed values: an operator, two tensors and their names.

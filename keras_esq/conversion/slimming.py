@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from keras_esq.conversion.alignment import layer_name, layer_of, quantization
-from keras_esq.runtime.flatbuffer_format import items, op_name, text, type_name
-from keras_esq.runtime.support import DECODE
+from keras_esq.conversion.constants import stored_constants
+from keras_esq.runtime.flatbuffer_format import constant_bytes, items, op_name, text, type_name
 
 # The oldest runtime and the settings of the converter, both of a graph that was rewritten since.
 _STALE = ("min_runtime_version", "CONVERSION_METADATA")
@@ -27,6 +27,7 @@ def slim(model: Any, layers: Sequence[str], output_layer: str) -> None:
     model.metadata = [entry for entry in model.metadata or [] if text(entry.name) not in _STALE]
     graph = model.subgraphs[0]
     names: dict[int, str] = {}
+    decoded = {i for i in stored_constants(model) if constant_bytes(model, graph.tensors[i]) is None}
     for tensor in graph.tensors:
         if tensor.quantization is not None and not list(quantization(tensor)):
             tensor.quantization = None
@@ -36,7 +37,7 @@ def slim(model: Any, layers: Sequence[str], output_layer: str) -> None:
         name = f"{layer}/{op}"
         if layer_of(name, layers) == layer:
             outputs, inputs = items(operator.outputs), items(operator.inputs)
-            if op in ("DEQUANTIZE", DECODE) and outputs[0] in names:
+            if outputs[0] in decoded and outputs[0] in names:
                 name, inputs = names[outputs[0]], [-1, *inputs]
             for index in [*outputs, *inputs[1:]]:
                 names.setdefault(index, name)

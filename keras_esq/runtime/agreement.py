@@ -16,11 +16,13 @@ class RuntimeAgreement:
         top1: share of samples of equal argmax, 0 to 1.
         max_abs: largest absolute difference of an output, in the output's own unit.
         rms: root mean square difference.
+        samples: number of calibration samples that it ran: all, but for large networks in the plain loops of TFLM.
     """
 
     top1: float
     max_abs: float
     rms: float
+    samples: int
 
 
 @dataclass(frozen=True)
@@ -32,12 +34,14 @@ class LayerAgreement:
         tensor: name of the tensor in the file.
         steps: root mean square difference in steps of int8 (multiples of the tensor's scale).
         relative: the same in units of the tensor's own root mean square.
+        noise: the part of `steps` that rounding to int8, in this and all earlier layers, explains.
     """
 
     layer: str
     tensor: str
     steps: float
     relative: float
+    noise: float
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ class Agreement:
     """What `keras_esq.convert` measured before it wrote the file.
 
     Attributes:
-        samples: number of calibration samples that were run.
+        samples: number of calibration samples.
         runtimes: {name of a runtime: its agreement}.
         layers: in the order of the graph; empty for float files, whose outputs alone are compared.
     """
@@ -71,5 +75,7 @@ class Agreement:
 
     def table(self) -> str:
         """The runtimes as aligned text."""
-        rows = [[n, f"{r.top1:.3f}", f"{r.max_abs:.5f}", f"{r.rms:.5f}"] for n, r in self.runtimes.items()]
-        return aligned([["runtime", "top-1", "max diff", "rms diff"], *rows])
+        rows = [
+            [n, f"{r.top1:.3f}", f"{r.max_abs:.5f}", f"{r.rms:.5f}", str(r.samples)] for n, r in self.runtimes.items()
+        ]
+        return aligned([["runtime", "top-1", "max diff", "rms diff", "samples"], *rows])

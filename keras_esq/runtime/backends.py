@@ -10,12 +10,14 @@ import importlib.util
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+
+from keras_esq.runtime.arena import quiet_stderr, recorded_allocations
 
 # What resizing the batch of a damaged or unusual graph raises, in any of the interpreters.
 _NATIVE_ERRORS = (RuntimeError, ValueError, MemoryError)
@@ -103,7 +105,7 @@ class MicroBackend(Backend):
     Args:
         module: `tflite_micro`.
         content: the file.
-        arena_size: bytes of the arena; None tries growing arenas.
+        arena_size: bytes of the arena; None takes what is needed.
     """
 
     # No microcontroller has more: a graph that is refused with this arena is refused for another reason.
@@ -111,20 +113,32 @@ class MicroBackend(Backend):
 
     def __init__(self, module: Any, content: bytes, *, arena_size: int | None = None) -> None:
         # Host memory is cheap and each refused arena prints to stderr, so the first try is a generous one.
-        size = arena_size or max(10 * len(content), 1 << 20)
+        size = max(10 * len(content), 1 << 20)
         while True:
             try:
-                with quiet_stderr() if arena_size is None and size < self._LARGEST_ARENA else contextlib.nullcontext():
+                with quiet_stderr() if size < self._LARGEST_ARENA else contextlib.nullcontext():
                     self._interpreter = module.runtime.Interpreter.from_bytes(content, arena_size=size)
                 break
             except RuntimeError as error:
                 size *= 4
-                if arena_size is not None or size > self._LARGEST_ARENA:
+                if size > self._LARGEST_ARENA:
                     raise RuntimeError(
-                        f"Expected a graph that TFLM can allocate. It refused it with an arena of "
-                        f"{arena_size or size // 4} bytes ({error}); its own message is on stderr. "
-                        "Pass a larger arena_size, or use another runtime if an operator is not supported."
+                        f"Expected a graph that TFLM can allocate. It refused it with an arena of {size // 4} bytes "
+                        f"({error}); its own message is on stderr. Use another runtime if an operator is not supported."
                     ) from error
+        if arena_size is not None:
+            self._interpreter = self._in_arena(module, content, arena_size)
+
+    def _in_arena(self, module: Any, content: bytes, arena_size: int) -> Any:
+        # What is known to be too small is not tried: look-up tables then crash TFLM instead of being refused.
+        needed = recorded_allocations(self._interpreter).total
+        with contextlib.suppress(RuntimeError):
+            if arena_size >= needed:
+                return module.runtime.Interpreter.from_bytes(content, arena_size=arena_size)
+        raise RuntimeError(
+            f"Expected an arena in which TFLM can allocate the graph, of more than {needed - 1} bytes. Received: "
+            f"{arena_size}. Pass a larger arena_size; smallest_arena() tells the smallest."
+        )
 
     def invoke(self, x: np.ndarray) -> np.ndarray:
         self._interpreter.set_input(x, 0)
@@ -280,19 +294,6 @@ def open_backend(
             f"Expected a file that runtime {runtime!r} can run. It answered: {error}. "
             f"Other runtimes here: {[n for n in available_runtimes() if n != runtime]}."
         ) from error
-
-
-@contextlib.contextmanager
-def quiet_stderr() -> Iterator[None]:
-    """Drop what native code prints to stderr: TFLM does so for every arena that is too small."""
-    kept = os.dup(2)
-    try:
-        with open(os.devnull, "wb") as sink:
-            os.dup2(sink.fileno(), 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
 
 
 def open_preserving(content: bytes, max_batch: int) -> InterpreterBackend:

@@ -11,9 +11,11 @@ import numpy as np
 from keras_esq.runtime.agreement import Agreement
 from keras_esq.runtime.backends import AUTO, Backend, available_runtimes, open_backend, resolve_runtime
 from keras_esq.runtime.batching import is_batchable
-from keras_esq.runtime.flatbuffer_format import items, parse, read, type_name
+from keras_esq.runtime.flatbuffer_format import FlatbufferError, items, parse, read, type_name
 from keras_esq.runtime.metadata import read_metadata, verify_seal
 from keras_esq.runtime.micro import smallest_arena
+from keras_esq.runtime.micro_check import check_micro
+from keras_esq.runtime.micro_profile import ArenaReport, MicroProfile, arena_report, profile
 from keras_esq.runtime.support import refusal
 
 _INTEGER = {"INT8": np.int8, "UINT8": np.uint8}
@@ -34,10 +36,13 @@ class Flatbuffer:
         arena_size: bytes of TFLM's arena; None, the default, takes what is needed. For "tflm" only.
         verify: refuse a file of `keras_esq.convert` that changed since it was written, True by default: interpreters
             trust what they read, and damage may end the process. False is for files that another tool edited on
-            purpose. Files of other writers are checked for their structure only.
+            purpose. Files of other writers are checked for their structure; for TFLM, which checks least itself,
+            operator by operator, and those of operators that can't be checked need verify=False.
 
     Attributes:
         agreement: how the file agreed with its Keras model when `keras_esq.convert` wrote it; None for other files.
+        compiler_report: what an NPU's compiler said when `keras_esq.convert` ran it (a VelaReport or EdgeTpuReport);
+            None for other files.
         metadata: what `keras_esq.convert` noted in the file (version, target, bounds, bits of each layer and what was
             passed to it); None for other files.
 
@@ -89,18 +94,27 @@ class Flatbuffer:
         name = repr(str(path)) if path else "bytes"
         self.runtime = resolve_runtime(runtime)
         model = parse(content, name)
-        if verify:
-            verify_seal(content, model, name)
+        sealed = verify and verify_seal(content, model, name)
         if runtime == "auto":
             able = [r for r in AUTO if r in available_runtimes() and refusal(model, r) is None]
             self.runtime = able[0] if able else self.runtime
         if why := refusal(model, self.runtime):
             raise RuntimeError(f"Expected a file that runtime {self.runtime!r} can run. Received {name}: {why}.")
+        if self.runtime == "tflm" and verify and not sealed:
+            try:
+                check_micro(model)
+            except FlatbufferError as error:
+                raise FlatbufferError(
+                    "Expected a file that is safe to run in TFLM, which may end the process where a file is not "
+                    f"consistent. Received {name}: {error}. Convert it again with keras_esq.convert, or pass "
+                    "verify=False if you trust it."
+                ) from error
         if arena_size is not None and (self.runtime != "tflm" or arena_size < 1):
             raise ValueError(
                 f"Expected arena_size (bytes) with runtime='tflm' only. Received: {arena_size!r}, {self.runtime!r}."
             )
         self.agreement: Agreement | None = None
+        self.compiler_report: Any = None
         self.metadata = read_metadata(model, name)
         self.num_bytes = len(content)
         subgraph = model.subgraphs[0]
@@ -212,6 +226,33 @@ class Flatbuffer:
             RuntimeError: if TFLM refuses the file, whatever the arena.
         """
         return smallest_arena(self._content)
+
+    def arena_report(self) -> ArenaReport:
+        """What TFLM puts into its arena: activations, what stays, and the smallest arena. Print it.
+
+        Raises:
+            ImportError: if tflite-micro is not installed.
+            RuntimeError: if TFLM refuses the file, whatever the arena.
+        """
+        return arena_report(self._content)
+
+    def operator_times(self, repeats: int = 20) -> MicroProfile:
+        """The time of each operator in TFLM, on this machine. Print it.
+
+        Args:
+            repeats: runs of each operator, of which the best counts; 20 by default, which other processes can't spoil
+                all.
+
+        Raises:
+            ValueError: if repeats is no whole number of at least 1.
+            ImportError: if tflite-micro is not installed.
+            RuntimeError: if TFLM refuses the file.
+        """
+        if isinstance(repeats, bool) or not isinstance(repeats, int) or repeats < 1:
+            raise ValueError(f"Expected repeats to be a whole number of at least 1. Received: {repeats!r}.")
+        if why := refusal(parse(self._content), "tflm"):
+            raise RuntimeError(f"Expected a file that runtime 'tflm' can run. Received: {why}.")
+        return profile(self._content, repeats)
 
     def _check(self, x: Any) -> np.ndarray:
         expected = f"Expected x of shape (n, {', '.join(map(str, self.input_shape))})"

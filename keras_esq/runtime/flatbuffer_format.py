@@ -41,6 +41,9 @@ _SCHEMA: dict[str, dict[int, int | str]] = {
     "table": {},
 }  # fmt: skip
 
+# What Arm's compiler makes of a graph reads scratch memory, for the NPU to write to. Only the device has the operator.
+_WITH_SCRATCH = ("ethos-u",)
+
 # More tables than any real file has; a bound keeps a file of overlapping tables from costing hours.
 _MAX_TABLES = 2_000_000
 
@@ -296,6 +299,7 @@ def _check_operators(model: Any, subgraph: Any) -> None:
         _require(
             all(0 <= i < count for i in outputs + items(operator.intermediates)), f"{name} writes a missing tensor"
         )
-        _require(all(i in known for i in inputs if i >= 0), f"{name} reads a tensor that is not computed before it")
+        computed = all(i in known for i in inputs if i >= 0) or op_name(model, operator) in _WITH_SCRATCH
+        _require(computed, f"{name} reads a tensor that is not computed before it")
         known.update(outputs)
     _require(all(i in known for i in items(subgraph.outputs)), "a graph output is never computed")

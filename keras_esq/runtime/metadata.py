@@ -56,8 +56,8 @@ def read_metadata(model: Any, name: str = "the file") -> dict[str, Any] | None:
     return dict(values)
 
 
-def verify_seal(content: bytes, model: Any, name: str = "the file") -> None:
-    """Hold a file to the checksum in its entry. Files without the entry, which others wrote, pass.
+def verify_seal(content: bytes, model: Any, name: str = "the file") -> bool:
+    """Hold a file to the checksum in its entry, and tell whether it has one. Files of others have none, and pass.
 
     Interpreters trust every number of a graph; a changed one may end the process. This sees all changes.
 
@@ -66,13 +66,13 @@ def verify_seal(content: bytes, model: Any, name: str = "the file") -> None:
     """
     document = _document(model)
     if document is None:
-        return
+        return False
     found = _SEAL.search(document)
     if found:
         stamped = found.group(0)
         empty = f'"{_FIELD}":"{_EMPTY}"'.encode()
         if hashlib.sha256(content.replace(stamped, empty, 1)).hexdigest().encode() == found.group(1):
-            return
+            return True
     raise FlatbufferError(
         f"Expected {name} to be as keras_esq.convert wrote it. Its checksum tells that it changed since: it is "
         "damaged, or another tool edited it. Copy or convert it again, or pass verify=False for an edit that was meant."

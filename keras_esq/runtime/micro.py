@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from keras_esq.runtime.backends import RUNTIMES, _import, open_backend, quiet_stderr, resolve_runtime
+from keras_esq.runtime.arena import quiet_stderr, recorded_allocations
+from keras_esq.runtime.backends import RUNTIMES, _import, open_backend, resolve_runtime
 
 
 class MicroPreserving:
@@ -21,7 +22,7 @@ class MicroPreserving:
         runtime = _import(RUNTIMES["tflm"].module).runtime
         self._interpreter = runtime.Interpreter.from_bytes(
             content,
-            arena_size=max(40 * len(content), 1 << 24),
+            arena_size=generous_arena(content),
             intrepreter_config=runtime.InterpreterConfig.kPreserveAllTensors,
         )
 
@@ -33,6 +34,11 @@ class MicroPreserving:
     def tensor(self, index: int) -> np.ndarray:
         """An intermediate tensor of the last `invoke`, by its number in the file."""
         return np.asarray(self._interpreter.GetTensor(index, 0)["tensor_data"])
+
+
+def generous_arena(content: bytes) -> int:
+    """Bytes of an arena that is large enough for any file that was opened before: host memory is cheap."""
+    return max(40 * len(content), 1 << 24)
 
 
 def smallest_arena(content: bytes) -> int:
@@ -53,11 +59,12 @@ def smallest_arena(content: bytes) -> int:
             return False
         return True
 
-    low, high = 0, 1024
+    used = recorded_allocations(module.runtime.Interpreter.from_bytes(content, arena_size=generous_arena(content)))
+    high = -(-used.total // 16) * 16
     with quiet_stderr():
         while not fits(high):
-            low, high = high, 2 * high
-        while high - low > 16:
-            middle = (low + high) // 32 * 16
-            low, high = (low, middle) if fits(middle) else (middle, high)
+            high += 16
+        # Never below what stays: where that has no room, look-up tables crash TFLM instead of being refused.
+        while high - 16 >= used.total and fits(high - 16):
+            high -= 16
     return high
