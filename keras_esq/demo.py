@@ -179,9 +179,11 @@ def _evaluate(models: dict[str, Any], digits: data.Dataset, seed: int) -> dict[s
 def _ensemble(models: dict[str, Any], digits: data.Dataset, seed: int) -> dict[str, RobustnessReport]:
     """AutoAttack's reports."""
     x, y = digits.x_test[:FEW], digits.y_test[:FEW]
-    attacks, settings = {"AutoAttack": ENSEMBLE}, {"batch_size": FEW, "seed": seed, "progress": False}
-    bar = tqdm(models.items(), desc="AutoAttack", unit="model")
-    return {name: evaluate_robustness(model, x, y, attacks=attacks, **settings) for name, model in bar}
+    attacks = {"AutoAttack": ENSEMBLE}
+    return {
+        name: evaluate_robustness(model, x, y, attacks=attacks, batch_size=FEW, seed=seed, progress=False)
+        for name, model in tqdm(models.items(), desc="AutoAttack", unit="model")
+    }
 
 
 def _audit(models: dict[str, Any], digits: data.Dataset, seed: int) -> dict[str, MaskingAudit]:
