@@ -40,7 +40,7 @@ def main(out: Path = Path("keras-esq-quickstart"), epochs: int = 15) -> None:
     report = esq.evaluate_robustness(robust, digits.x_test, digits.y_test, attacks=[esq.attacks.FGSM(eps=EPS), pgd])
     print(report.table())
 
-    # 4. An int8 file, checked against the model before it is written, and run as a phone would.
+    # 4. A file with int8 activations, checked against the model before it is written, and run as a phone would.
     out.mkdir(exist_ok=True)
     file = esq.convert(robust, out / "ternary.tflite", target="phone", calibration=digits.x_train[:200])
     accuracy = np.mean(file.predict(digits.x_test).argmax(axis=1) == digits.y_test)
