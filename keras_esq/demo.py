@@ -28,6 +28,7 @@ from keras_esq.models import small_cnn
 from keras_esq.quantize import quantize_model, summary
 from keras_esq.runtime import Flatbuffer, available_runtimes
 from keras_esq.training import ErrorSilencedModel, QuantizationRatio
+from keras_esq.training.progress import EpochProgress
 
 # The recipe. eps is in input units: white is 1, so one of the digits' 16 steps of grey is 0.0625.
 EPS = 0.15
@@ -124,18 +125,6 @@ def run(out: Path, seed: int = 0) -> dict[str, Any]:
     return {"reports": reports, "ensemble": ensemble, "audits": audits, "profiles": profiles, "files": rows}
 
 
-class _Progress(keras.callbacks.Callback):
-    """One tick an epoch."""
-
-    def __init__(self, bar: Any) -> None:
-        super().__init__()
-        self.bar = bar
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        self.bar.set_postfix({name: f"{(logs or {}).get(name, 0):.3f}" for name in ("loss", "accuracy")})
-        self.bar.update()
-
-
 def _train(digits: data.Dataset, seed: int) -> dict[str, ErrorSilencedModel]:
     models: dict[str, ErrorSilencedModel] = {}
     with tqdm(total=sum(step.epochs for step in STEPS), unit="epoch") as bar:
@@ -143,7 +132,7 @@ def _train(digits: data.Dataset, seed: int) -> dict[str, ErrorSilencedModel]:
             bar.set_description(f"train {step.name}")
             keras.utils.set_random_seed(seed)
             network = models[step.source] if step.source else small_cnn(width=WIDTH)
-            models[step.name] = _train_one(step, network, digits, _Progress(bar))
+            models[step.name] = _train_one(step, network, digits, EpochProgress(bar, ("loss", "accuracy")))
     return models
 
 

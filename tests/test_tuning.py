@@ -17,8 +17,9 @@ import pytest
 
 import keras_esq as esq
 from keras_esq._keras import keras
+from keras_esq.cli import tune
 from keras_esq.quantize import low_bit_weights
-from keras_esq.tuning import base, command, goals, oracles, outcome
+from keras_esq.tuning import base, goals, oracles, outcome
 from keras_esq.tuning.hypermodel import with_steps
 
 tuning = esq.tuning
@@ -637,7 +638,7 @@ def run(script, **environment):
 
 def test_keras_tuner_is_imported_late_and_missed_in_words():
     script = (
-        "import sys, keras_esq as esq; esq.tuning; import keras_esq.tuning.command\n"
+        "import sys, keras_esq as esq; esq.tuning; import keras_esq.cli.tune\n"
         "assert 'keras_tuner' not in sys.modules and 'tensorflow' not in sys.modules\n"
         "sys.modules['keras_tuner'] = None\n"
         "try: esq.tuning.RandomSearch\n"
@@ -659,7 +660,7 @@ def build(hp):
 
 def arguments_of(*words):
     parser = argparse.ArgumentParser()
-    command.add_arguments(parser)
+    tune.COMMAND.add_arguments(parser)
     return parser.parse_args(words)
 
 
@@ -669,7 +670,7 @@ def test_command(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "path", list(sys.path))
     settings = ["--max-trials", "1", "--epochs", "1", "--samples", "64", "--out", "out", "--eps", "0.1"]
     words = ["tiny_network:build", *settings, "--objective", "val_accuracy", "file_bytes"]
-    results = command.run(arguments_of(*words))
+    results = tune.COMMAND.run(arguments_of(*words))
     json.dumps(results)
     assert len(results["trials"]) == 1
     assert results["best"] in results["pareto"]
@@ -677,11 +678,11 @@ def test_command(tmp_path, monkeypatch, capsys):
     assert [Path(path).name for path in results["files"]] == ["results.json", "best.keras", "pareto.png"]
     assert isinstance(esq.load_model("out/best.keras"), esq.ErrorSilencedModel)
     with pytest.raises(ValueError, match="max_bytes"):
-        command.run(arguments_of(*words, "--max-bytes", "1"))
+        tune.COMMAND.run(arguments_of(*words, "--max-bytes", "1"))
     with pytest.raises(ValueError, match="biuld"):
-        command.run(arguments_of("tiny_network:biuld", *settings))
+        tune.COMMAND.run(arguments_of("tiny_network:biuld", *settings))
     with pytest.raises(FileNotFoundError, match=r"nothing\.keras"):
-        command.run(arguments_of("nothing.keras", *settings))
+        tune.COMMAND.run(arguments_of("nothing.keras", *settings))
 
 
 # Processes.

@@ -44,6 +44,19 @@ def load_model(text: str) -> Any:
         import keras_esq as esq
 
         return esq.load_model(text)
+    function = find_function(text)
+    model = function() if callable(function) and not hasattr(function, "layers") else function
+    if not hasattr(model, "layers"):
+        raise TypeError(f"Expected {text!r} to return a Keras model. Received {type(model).__name__}.")
+    return model
+
+
+def find_function(text: str) -> Any:
+    """What `module:function` names, not called.
+
+    Raises:
+        FileNotFoundError, ImportError, ValueError: as `load_model`.
+    """
     module_name, colon, function_name = text.partition(":")
     if not colon or os.sep in module_name:
         raise FileNotFoundError(
@@ -66,10 +79,7 @@ def load_model(text: str) -> Any:
             f"Expected a function of module {module_name!r}. Received {function_name!r}. "
             f"{near_matches(function_name, [name for name in vars(module) if not name.startswith('_')])}"
         )
-    model = function() if callable(function) and not hasattr(function, "layers") else function
-    if not hasattr(model, "layers"):
-        raise TypeError(f"Expected {text!r} to return a Keras model. Received {type(model).__name__}.")
-    return model
+    return function
 
 
 def load_target(text: str, runtime: str = "auto") -> Any:

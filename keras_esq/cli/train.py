@@ -7,12 +7,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from keras_esq._checks import check_count, near_matches
 from keras_esq._files import atomic_path, write_atomic
 from keras_esq.cli import folder
 from keras_esq.cli.command import Command
 from keras_esq.cli.inputs import add_data, load_data, load_model
-from keras_esq.cli.progress import epoch_bar
 
 _OPTIMIZERS = {"adam": 0.003, "sgd": 0.05}
 _SCHEDULES = ("cosine", "constant")
@@ -47,6 +48,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 def _run(arguments: argparse.Namespace) -> dict[str, Any]:
     from keras_esq._keras import keras
     from keras_esq.training import Backup, QuantizationRatio
+    from keras_esq.training.progress import EpochProgress
 
     out = _folder(arguments)
     data = load_data(arguments)
@@ -60,7 +62,7 @@ def _run(arguments: argparse.Namespace) -> dict[str, Any]:
     callbacks = [backup, keras.callbacks.CSVLogger(str(out / "metrics.csv"), append=True)]
     if arguments.weights != "float":
         callbacks.append(QuantizationRatio(arguments.ratio))
-    with epoch_bar(arguments.epochs, done) as bar:
+    with tqdm(total=arguments.epochs, initial=done, unit="epoch") as bar:
         model.fit(
             **batches,
             epochs=arguments.epochs,
@@ -68,7 +70,7 @@ def _run(arguments: argparse.Namespace) -> dict[str, Any]:
             validation_data=(data.x_val, data.y_val),
             verbose=0,
             # Last: the state that it saves is that after all others.
-            callbacks=[bar, *reversed(callbacks)],
+            callbacks=[EpochProgress(bar), *reversed(callbacks)],
         )
     path = out / "model.keras"
     with atomic_path(path) as temporary:
