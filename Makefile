@@ -2,6 +2,7 @@
 # make test    install everything into .venv and run the quick tests
 # make check   format, lint, types
 # make slow    the slow tests
+# make matrix  install, import and quick tests on every Python found (PYTHONS="..." to name them); the README's table
 # make bench   the benchmark of the training step
 # PYTHON=python3.10 make ...   with another Python (3.10 to 3.13)
 
@@ -11,7 +12,7 @@ BIN := $(VENV)/bin
 PYTHON ?= $(shell for p in python3.11 python3.10 python3.12 python3.13 python3; do \
 	$$p -c 'import sys, venv; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' 2>/dev/null && { echo $$p; break; }; done)
 
-.PHONY: setup demo test check slow bench clean
+.PHONY: setup demo test check slow matrix bench clean
 
 setup: $(VENV)/.installed
 
@@ -31,6 +32,9 @@ test: setup
 slow: setup
 	$(BIN)/python -m pytest -m slow
 
+matrix: setup
+	$(BIN)/python .ci/matrix.py $(PYTHONS)
+
 check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -40,4 +44,4 @@ bench: setup
 	$(BIN)/python benchmarks/train_step.py
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .matrix build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -4,6 +4,7 @@
     pip install --no-deps torchattacks==3.5.1      # it pins a version of requests of 2020
     python benchmarks/attacks.py               # about 15 minutes on one core; writes benchmarks/attacks.md
     python benchmarks/attacks.py --only speed  # one part: strength, torch, windows, distance, boundary, speed, file
+    python benchmarks/attacks.py --only torch-cifar10 --cifar10 PATH  # without a path: Keras' cache or download
 
 Both libraries attack the same two networks in the same process: a small CNN trained on scikit-learn's digits for a few
 epochs, as it is ("natural") and with PGD images ("adversarial"). Times depend on the machine; their ratios less so.
@@ -20,6 +21,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import argparse
 import dataclasses
+import functools
 import statistics
 import tempfile
 import time
@@ -37,24 +39,36 @@ from keras_esq.attacks.square import _windows
 
 OUT = Path(__file__).with_suffix(".md")
 EPS = {"linf": 0.1, "l2": 0.5}
+EPS_CIFAR10 = {"linf": 4 / 255, "l2": 0.25}
 N = 256
 
 
+@functools.cache
 def networks():
-    """{name: trained network}."""
+    """{name: trained network}, and test images with their labels."""
     digits = esq.data.load("digits")
+    return trained(digits, esq.models.small_cnn, PGD(eps=EPS["linf"], step_size=0.04, steps=5), (15, 20))
+
+
+def cifar10_networks(path):
+    """The same of 32x32 images."""
+    eps = EPS_CIFAR10["linf"]
+    build = functools.partial(esq.models.small_cnn, (32, 32, 3))
+    return trained(esq.data.load("cifar10", path=path), build, PGD(eps=eps, step_size=eps / 2, steps=5), (5, 5))
+
+
+def trained(data, build, attack, epochs):
+    """A network of natural and one of adversarial training, in as many epochs."""
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    keras.utils.set_random_seed(0)
-    natural = esq.models.small_cnn(width=8)
-    natural.compile(keras.optimizers.Adam(3e-3), loss)
-    natural.fit(digits.x_train, digits.y_train, epochs=15, batch_size=64, verbose=0)
-    keras.utils.set_random_seed(0)
-    robust = esq.models.small_cnn(width=8)
-    attack = PGD(eps=EPS["linf"], step_size=0.04, steps=5)
-    silenced = esq.ErrorSilencedModel(robust, attack=attack, objective="adversarial")
-    silenced.compile(keras.optimizers.Adam(3e-3), loss)
-    silenced.fit(digits.x_train, digits.y_train, epochs=20, batch_size=64, verbose=0)
-    return {"natural": natural, "adversarial": robust}, digits.x_test[:N], digits.y_test[:N]
+    models = {}
+    for name, count in zip(("natural", "adversarial"), epochs, strict=True):
+        keras.utils.set_random_seed(0)
+        models[name] = network = build(width=8)
+        if name == "adversarial":
+            network = esq.ErrorSilencedModel(network, attack=attack, objective="adversarial")
+        network.compile(keras.optimizers.Adam(3e-3), loss)
+        network.fit(data.x_train, data.y_train, epochs=count, batch_size=64, verbose=0)
+    return models, data.x_test[:N], data.y_test[:N]
 
 
 def predict(model, x):
@@ -145,7 +159,7 @@ def strength(models, x, y):
     return f"eps {EPS['linf']} (L-inf) and {EPS['l2']} (L2). Tracing included.\n\n" + table(head, rows)
 
 
-def torch_strength(models, x, y):
+def torch_strength(models, x, y, radii=EPS):
     """Robust accuracy on 256 samples, ours against torchattacks' on the same weights in PyTorch."""
     import torch
     import torchattacks
@@ -160,7 +174,7 @@ def torch_strength(models, x, y):
         if far > 1e-3:
             raise RuntimeError(f"The network in PyTorch differs by {far:g} in its logits.")
         for norm, order in (("linf", "Linf"), ("l2", "L2")):
-            ball, same = {"eps": EPS[norm], "norm": norm, "seed": 0}, {"eps": EPS[norm], "norm": order, "seed": 0}
+            ball, same = {"eps": radii[norm], "norm": norm, "seed": 0}, {"eps": radii[norm], "norm": order, "seed": 0}
             cases = {
                 "APGD-CE": (APGD(**ball), torchattacks.APGD(twin, steps=100, **same)),
                 "APGD-T": (
@@ -187,7 +201,7 @@ def torch_strength(models, x, y):
                         seconds, result = timed(lambda a=attack, m=model: a.run(m, x, y, batch_size=N))
                     theirs_seconds, found = timed(lambda a=theirs: to_numpy(a(to_torch(x), labels)))  # noqa: B023
                     # An image outside of the ball counts as no success.
-                    inside = distances(x, found, norm) <= EPS[norm] + 1e-4
+                    inside = distances(x, found, norm) <= radii[norm] + 1e-4
                     wrong = (predict(model, found) != y) & inside | (predict(model, x) != y)
                     runs.append((100 * (1 - result.success.mean()), 100 * (1 - wrong.mean()), seconds, theirs_seconds))
                 mine, other, seconds, theirs_seconds = (statistics.mean(column) for column in zip(*runs, strict=True))
@@ -206,9 +220,18 @@ def torch_strength(models, x, y):
         "ours, s",
         "theirs, s",
     ]
-    text = "The same weights in PyTorch (logits equal to 1e-3), eps as above. Below 0: ours is stronger.\n"
-    text += "APGD-CE and Square: mean of 3 seeds."
+    text = (
+        f"The same weights in PyTorch (logits equal to 1e-3), eps {radii['linf']:.3g} (L-inf) and {radii['l2']:.3g} "
+        "(L2). Below 0: ours is stronger.\nAPGD-CE and Square: mean of 3 seeds."
+    )
     return f"{text}\n\n" + table(head, rows)
+
+
+def torch_cifar10(path):
+    """`torch_strength` on images of 32x32."""
+    models, x, y = cifar10_networks(path)
+    text = "`small_cnn` on images of 32x32x3, where a window's last place matters less than on 8x8. "
+    return text + torch_strength(models, x, y, EPS_CIFAR10)
 
 
 def reference_windows(n, shape, side, rng):
@@ -399,10 +422,11 @@ def _asked(deployed, attack, x, y):
 PARTS = {
     "strength": ("Robust accuracy against ART's", strength),
     "torch": ("Robust accuracy against torchattacks'", torch_strength),
+    "torch-cifar10": ("Robust accuracy against torchattacks' on CIFAR-10", torch_cifar10),
     "windows": ("Square against ART's", windows),
     "distance": ("Distances against foolbox's", distance),
     "boundary": ("Boundary attack against ART's at equal queries", boundary),
-    "speed": ("APGD against its floor", lambda *_: speed()),
+    "speed": ("APGD against its floor", speed),
     "file": ("A deployed file under attack", file),
 }
 
@@ -411,14 +435,15 @@ def main():
     """Run the parts asked for; replace their sections of attacks.md."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=PARTS, nargs="+", default=list(PARTS))
-    wanted = parser.parse_args().only
+    parser.add_argument("--cifar10", help="CIFAR-10 as .npz or its own files")
+    arguments = parser.parse_args()
     old = OUT.read_text() if OUT.exists() else ""
     sections = dict(part.split("\n", 1) for part in old.split("\n## ")[1:])
-    models, x, y = networks()
     head = "# The attacks, compared\n\n    python benchmarks/attacks.py\n\nWritten by that script, on one core.\n"
-    for name in wanted:
+    for name in arguments.only:
         title, run = PARTS[name]
-        sections[title] = "\n" + run(models, x, y)
+        inputs = (arguments.cifar10,) if name == "torch-cifar10" else () if name == "speed" else networks()
+        sections[title] = "\n" + run(*inputs)
         # After each part: the long ones may be stopped.
         body = [f"## {title}\n{sections[title].rstrip()}\n" for title, _ in PARTS.values() if title in sections]
         OUT.write_text("\n".join([head, *body]))

@@ -5,8 +5,10 @@
 
 The packed floor is what no file of these weights can undercut: 1 bit (binary) or 2 bits (ternary) a weight and 8 bytes
 a channel, for a scale and a bias. Latencies are the best of alternating runs, one thread, relative to target "ethos-u"
-(plain int8) of the same network in the same runtime. "wrn" is the conversion of a ternary WRN-28-10 (36.5 million
-weights) with 100 calibration samples, check included: time and peak memory of the process.
+(plain int8) of the same network in the same runtime. A second table has what
+Vela, Arm's compiler for Ethos-U NPUs, makes of target "ethos-u", with the network before quantization for comparison.
+"wrn" is the conversion of a ternary WRN-28-10 (36.5 million weights) with 100 calibration samples, check included: time
+and peak memory of the process.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from keras_esq._text import aligned
 L = keras.layers
 TARGETS = ("float", "ethos-u", "phone", "phone-small", "mcu")
 INT8 = "ethos-u"
+ACCELERATOR = "ethos-u55-128"
 
 
 def _block(x, filters, kernel=3, **kwargs):
@@ -121,6 +124,24 @@ def measure(make, weights: str, folder: Path, rounds: int) -> list[list[str]]:
     return rows
 
 
+def measure_vela(make, folder: Path) -> list[list[str]]:
+    """What Vela estimates for a network as int8, ternary and binary: one row each."""
+    keras.utils.set_random_seed(0)
+    model = make()
+    x = np.random.default_rng(0).random((32, *model.input_shape[1:]), np.float32)
+    model(x, training=True)
+    rows, first = [], None
+    for weights in ("int8", "ternary", "binary"):
+        network = model if weights == "int8" else esq.quantize_model(model, weights)
+        path = folder / f"{weights}.tflite"
+        report = esq.convert(network, path, target="ethos-u", calibration=x, accelerator=ACCELERATOR).compiler_report
+        first = first or report.cycles
+        bits = f"{report.bits_per_weight:.2f}"
+        cycles = [f"{report.cycles:,}", f"{first / report.cycles:.2f}"]
+        rows.append([model.name, weights, *cycles, bits, f"{report.flash_bytes:,}", f"{report.sram_bytes:,}"])
+    return rows
+
+
 def measure_wrn(target: str, folder: Path) -> str:
     """Time and memory of converting a WRN-28-10."""
     keras.utils.set_random_seed(0)
@@ -139,6 +160,8 @@ def measure_wrn(target: str, folder: Path) -> str:
 
 HEADER = ["network", "weights", "target", "bytes", "bits/weight", "x float", "x int8", "/ floor", "LiteRT", "TFLM", "s"]
 
+VELA_HEADER = ["network", "weights", "cycles", "x fewer", "stored bits/weight", "flash bytes", "SRAM bytes"]
+
 
 def main() -> None:
     """Measure and print."""
@@ -152,21 +175,24 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             print(measure_wrn(arguments.target, Path(folder)))
         return
-    rows = []
+    rows, vela = [], []
     with tempfile.TemporaryDirectory() as folder:
         for make in NETWORKS:
+            vela += measure_vela(make, Path(folder))
             for weights in ("ternary", "binary"):
                 rows += measure(make, weights, Path(folder), 10 if arguments.quick else 100)
                 print(f"{make.__name__}, {weights}: done", file=sys.stderr)
-    print(aligned([HEADER, *rows], left=3))
-    if arguments.markdown:
-        _into_markdown(Path(arguments.markdown), rows)
+    tables = {"conversion": [HEADER, *rows], "vela": [VELA_HEADER, *vela]}
+    for name, lines in tables.items():
+        print(aligned(lines, left=3 if name == "conversion" else 2))
+        if arguments.markdown:
+            _into_markdown(Path(arguments.markdown), name, lines)
 
 
-def _into_markdown(path: Path, rows: list[list[str]]) -> None:
+def _into_markdown(path: Path, name: str, rows: list[list[str]]) -> None:
     text = path.read_text()
-    begin, end = "<!-- conversion -->", "<!-- /conversion -->"
-    lines = [HEADER, ["---"] * len(HEADER), *rows]
+    begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    lines = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
     table = "\n".join("| " + " | ".join(row) + " |" for row in lines)
     head, _, rest = text.partition(begin)
     _, _, tail = rest.partition(end)
