@@ -39,7 +39,7 @@ from keras_esq.attacks.square import _windows
 
 OUT = Path(__file__).with_suffix(".md")
 EPS = {"linf": 0.1, "l2": 0.5}
-EPS_CIFAR10 = {"linf": 4 / 255, "l2": 0.25}
+EPS_CIFAR10 = {"linf": 2 / 255, "l2": 0.15}
 N = 256
 
 

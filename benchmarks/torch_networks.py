@@ -48,7 +48,7 @@ class SmallCNN(nn.Module):
 
 def to_torch(x):
     """Images (n, h, w, c) to a tensor (n, c, h, w)."""
-    return torch.tensor(np.transpose(x, (0, 3, 1, 2)))
+    return torch.tensor(np.ascontiguousarray(np.transpose(x, (0, 3, 1, 2))))
 
 
 def to_numpy(x):

@@ -11,15 +11,13 @@ import numpy as np
 from keras_esq.runtime.agreement import Agreement
 from keras_esq.runtime.backends import AUTO, Backend, available_runtimes, open_backend, resolve_runtime
 from keras_esq.runtime.batching import is_batchable
-from keras_esq.runtime.flatbuffer_format import FlatbufferError, items, parse, read, type_name
+from keras_esq.runtime.flatbuffer_format import FlatbufferError, items, parse, read
 from keras_esq.runtime.metadata import read_metadata, verify_seal
 from keras_esq.runtime.micro import smallest_arena
 from keras_esq.runtime.micro_check import check_micro
 from keras_esq.runtime.micro_profile import ArenaReport, MicroProfile, arena_report, profile
+from keras_esq.runtime.port import Port
 from keras_esq.runtime.support import refusal
-
-_INTEGER = {"INT8": np.int8, "UINT8": np.uint8}
-_IO_TYPES: dict[str, Any] = {"FLOAT32": np.float32, **_INTEGER}
 
 
 class Flatbuffer:
@@ -124,7 +122,7 @@ class Flatbuffer:
                 f"Expected a classifier of 1 input and 1 output. Received {len(inputs)} and {len(outputs)}. "
                 "Run such a file with the runtime's own interpreter."
             )
-        self._input, self._output = _Port(subgraph.tensors[inputs[0]]), _Port(subgraph.tensors[outputs[0]])
+        self._input, self._output = Port(subgraph.tensors[inputs[0]]), Port(subgraph.tensors[outputs[0]])
         self._content, self._num_threads, self._arena_size = content, num_threads, arena_size
         self._backend = self._open((1 << 30) if is_batchable(model) else 1)
 
@@ -296,42 +294,3 @@ class Flatbuffer:
             result[start : start + len(part)] = answer
             start += len(part)
         return result
-
-
-class _Port:
-    """Type, shape and scale of the input or output tensor."""
-
-    def __init__(self, tensor: Any) -> None:
-        kind, shape = type_name(tensor), items(tensor.shape)
-        if kind not in _IO_TYPES:
-            raise ValueError(f"Expected an input and output of type {', '.join(_IO_TYPES)}. Received: {kind}.")
-        if not shape or shape[0] != 1:
-            raise ValueError(f"Expected tensors with a batch of 1 as their first size. Received the shape {shape}.")
-        self.shape = tuple(shape[1:])
-        self.dtype = np.dtype(_IO_TYPES[kind])
-        self.quantization: tuple[float, int] | None = None
-        if kind in _INTEGER:
-            quantization = tensor.quantization
-            scales = [] if quantization is None or quantization.scale is None else list(quantization.scale)
-            if len(scales) != 1 or scales[0] <= 0:
-                raise ValueError(
-                    f"Expected an {kind} input and output with one positive scale. Received {len(scales)} scales. "
-                    "Convert the model with keras_esq.convert."
-                )
-            zero_points = items(quantization.zeroPoint)
-            self.quantization = float(scales[0]), zero_points[0] if zero_points else 0
-
-    def from_real(self, x: np.ndarray) -> np.ndarray:
-        if self.quantization is None:
-            return x.astype(np.float32)
-        scale, zero_point = self.quantization
-        limits = np.iinfo(self.dtype)
-        return np.clip(np.rint(x.astype(np.float32) / np.float32(scale)) + zero_point, limits.min, limits.max).astype(
-            self.dtype
-        )
-
-    def to_real(self, q: np.ndarray) -> np.ndarray:
-        if self.quantization is None:
-            return q
-        scale, zero_point = self.quantization
-        return (q.astype(np.float32) - zero_point) * np.float32(scale)

@@ -8,13 +8,14 @@ from __future__ import annotations
 import copy
 import gc
 import json
+import os
 import random
 import shutil
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from keras_esq._checks import check_count, check_seed
 from keras_esq._files import write_atomic
@@ -37,11 +38,26 @@ from keras_esq.tuning.outcome import (
 from keras_esq.tuning.record import check_same, describe_space, read_record, write_record
 from keras_esq.tuning.results import RUNNING, SearchResults, TrialResult, read_results
 from keras_esq.tuning.roles import WORKER, role, tuner_id
-from keras_esq.tuning.sizes import float_bytes, size_name
+from keras_esq.tuning.sizes import float_bytes, packed_bytes, size_name
 from keras_esq.tuning.verdict import check_verdict
 
+OBJECTIVE = "val_adversarial_accuracy"
+PROJECT = "search"
 # Between two questions of a worker that the chief has no trial for.
 _PATIENCE_SECONDS = 0.5
+
+
+class Common(TypedDict, total=False):
+    """The arguments that all tuners take; see `RandomSearch`."""
+
+    objective: Any
+    max_bytes: int | None
+    size: Callable[[Any], int]
+    seed: int | None
+    directory: str | os.PathLike[str]
+    project_name: str
+    overwrite: bool
+    max_failures: int
 
 
 class OverBudgetError(kt.errors.FailedTrialError):
@@ -57,8 +73,9 @@ class TfKerasTuner(kt.engine.base_tuner.BaseTuner):
 
     Args:
         make_oracle: keywords of keras-tuner's Oracle -> the oracle.
-        hypermodel: see `RandomSearch`, as for all that follow.
-        settings: those of the search besides, by which it is recognized in its folder.
+        hypermodel: see `RandomSearch`.
+        settings: those of the search besides the common ones, by which it is recognized in its folder.
+        Others: see `RandomSearch`.
     """
 
     # Whether later trials go on from the weights of earlier ones.
@@ -69,15 +86,15 @@ class TfKerasTuner(kt.engine.base_tuner.BaseTuner):
         make_oracle: Callable[..., Any],
         hypermodel: Any,
         *,
-        objective: Any,
-        max_bytes: int | None,
-        size: Callable[[Any], int],
-        seed: int | None,
-        directory: Any,
-        project_name: str,
-        overwrite: bool,
-        max_failures: int,
         settings: dict[str, Any],
+        objective: Any = OBJECTIVE,
+        max_bytes: int | None = None,
+        size: Callable[[Any], int] = packed_bytes,
+        seed: int | None = None,
+        directory: str | os.PathLike[str] = ".",
+        project_name: str = PROJECT,
+        overwrite: bool = False,
+        max_failures: int = 3,
     ) -> None:
         # Networks can be called too.
         if hasattr(hypermodel, "layers") or not (isinstance(hypermodel, kt.HyperModel) or callable(hypermodel)):

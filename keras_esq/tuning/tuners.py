@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from keras_esq._checks import check_count
-from keras_esq.tuning.base import TfKerasTuner
+from keras_esq.tuning.base import Common, TfKerasTuner
 from keras_esq.tuning.oracles import BayesianOracle, GridOracle, HyperbandOracle, RandomOracle
-from keras_esq.tuning.sizes import packed_bytes
 
-OBJECTIVE = "val_adversarial_accuracy"
-PROJECT = "search"
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 class RandomSearch(TfKerasTuner):
@@ -49,29 +46,15 @@ class RandomSearch(TfKerasTuner):
         self,
         hypermodel: Any,
         *,
-        objective: Any = OBJECTIVE,
         max_trials: int = 10,
-        max_bytes: int | None = None,
-        size: Callable[[Any], int] = packed_bytes,
-        seed: int | None = None,
-        directory: str | os.PathLike[str] = ".",
-        project_name: str = PROJECT,
-        overwrite: bool = False,
-        max_failures: int = 3,
+        **common: Unpack[Common],
     ) -> None:
         check_count("max_trials", max_trials)
         super().__init__(
-            lambda **common: RandomOracle(max_trials=max_trials, **common),
+            lambda **also: RandomOracle(max_trials=max_trials, **also),
             hypermodel,
-            objective=objective,
-            max_bytes=max_bytes,
-            size=size,
-            seed=seed,
-            directory=directory,
-            project_name=project_name,
-            overwrite=overwrite,
-            max_failures=max_failures,
             settings={},
+            **common,
         )
 
 
@@ -91,31 +74,17 @@ class BayesianOptimization(TfKerasTuner):
         self,
         hypermodel: Any,
         *,
-        objective: Any = OBJECTIVE,
         max_trials: int = 10,
         num_initial_points: int | None = None,
-        max_bytes: int | None = None,
-        size: Callable[[Any], int] = packed_bytes,
-        seed: int | None = None,
-        directory: str | os.PathLike[str] = ".",
-        project_name: str = PROJECT,
-        overwrite: bool = False,
-        max_failures: int = 3,
+        **common: Unpack[Common],
     ) -> None:
         check_count("max_trials", max_trials)
         points = None if num_initial_points is None else check_count("num_initial_points", num_initial_points)
         super().__init__(
-            lambda **common: BayesianOracle(max_trials=max_trials, num_initial_points=points, **common),
+            lambda **also: BayesianOracle(max_trials=max_trials, num_initial_points=points, **also),
             hypermodel,
-            objective=objective,
-            max_bytes=max_bytes,
-            size=size,
-            seed=seed,
-            directory=directory,
-            project_name=project_name,
-            overwrite=overwrite,
-            max_failures=max_failures,
             settings={"num_initial_points": points},
+            **common,
         )
 
 
@@ -136,29 +105,15 @@ class GridSearch(TfKerasTuner):
         self,
         hypermodel: Any,
         *,
-        objective: Any = OBJECTIVE,
         max_trials: int | None = None,
-        max_bytes: int | None = None,
-        size: Callable[[Any], int] = packed_bytes,
-        seed: int | None = None,
-        directory: str | os.PathLike[str] = ".",
-        project_name: str = PROJECT,
-        overwrite: bool = False,
-        max_failures: int = 3,
+        **common: Unpack[Common],
     ) -> None:
         limit = None if max_trials is None else check_count("max_trials", max_trials)
         super().__init__(
-            lambda **common: GridOracle(max_trials=limit, **common),
+            lambda **also: GridOracle(max_trials=limit, **also),
             hypermodel,
-            objective=objective,
-            max_bytes=max_bytes,
-            size=size,
-            seed=seed,
-            directory=directory,
-            project_name=project_name,
-            overwrite=overwrite,
-            max_failures=max_failures,
             settings={},
+            **common,
         )
 
 
@@ -184,17 +139,10 @@ class Hyperband(TfKerasTuner):
         self,
         hypermodel: Any,
         *,
-        objective: Any = OBJECTIVE,
         max_epochs: int = 30,
         factor: int = 3,
         iterations: int = 1,
-        max_bytes: int | None = None,
-        size: Callable[[Any], int] = packed_bytes,
-        seed: int | None = None,
-        directory: str | os.PathLike[str] = ".",
-        project_name: str = PROJECT,
-        overwrite: bool = False,
-        max_failures: int = 3,
+        **common: Unpack[Common],
     ) -> None:
         settings = {
             "max_epochs": check_count("max_epochs", max_epochs),
@@ -202,17 +150,10 @@ class Hyperband(TfKerasTuner):
             "hyperband_iterations": check_count("iterations", iterations),
         }
         super().__init__(
-            lambda **common: HyperbandOracle(**settings, **common),
+            lambda **also: HyperbandOracle(**settings, **also),
             hypermodel,
-            objective=objective,
-            max_bytes=max_bytes,
-            size=size,
-            seed=seed,
-            directory=directory,
-            project_name=project_name,
-            overwrite=overwrite,
-            max_failures=max_failures,
             settings=settings,
+            **common,
         )
 
     def run_trial(self, trial: Any, *fit_args: Any, **fit_kwargs: Any) -> dict[str, float]:
