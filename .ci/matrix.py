@@ -101,7 +101,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pythons", nargs="*", help="default: python3.10 to python3.13 on the PATH")
     parser.add_argument("--tensorflow", help="a version of TensorFlow (and tf-keras) other than setup.py's")
-    parser.add_argument("--tests", nargs="+", default=[], help="pytest's arguments, such as files (default: all)")
+    parser.add_argument("--tests", nargs="+", default=[], help="test files; default: all")
     arguments = parser.parse_args()
     pythons = arguments.pythons or [found for n in range(10, 14) if (found := shutil.which(f"python3.{n}"))]
     if not pythons:
