@@ -21,6 +21,7 @@ import keras_esq as esq
 from keras_esq._keras import keras, tfmot_sparsity
 
 EPS, WIDTH, BATCH, RATE = 0.15, 32, 64, 0.003
+EVERY = 10  # training steps between two masks
 ATTACK = esq.attacks.PGD(eps=EPS, step_size=EPS / 4, steps=7)
 # 1 bit and a mask, which needs a zero beside -alpha and +alpha, is stored in 2 bits.
 WEIGHTS = {
@@ -43,8 +44,9 @@ def pruned_float(data, sparsity, epochs):
     if not sparsity:
         fit(network, data, epochs, [], objective="adversarial")
         return network
-    half = epochs * -(-len(data.x_train) // BATCH) // 2
-    schedule = tfmot_sparsity.PolynomialDecay(0.0, sparsity, begin_step=0, end_step=half, frequency=10)
+    # Rounded to whole periods: tfmot renews its masks in no step after the last.
+    half = EVERY * max(1, epochs * -(-len(data.x_train) // BATCH) // (2 * EVERY))
+    schedule = tfmot_sparsity.PolynomialDecay(0.0, sparsity, begin_step=0, end_step=half, frequency=EVERY)
     wrapped = tfmot_sparsity.prune_low_magnitude(network, schedule)
     fit(wrapped, data, epochs, [tfmot_sparsity.UpdatePruningStep()], objective="adversarial")
     return tfmot_sparsity.strip_pruning(wrapped)

@@ -18,7 +18,7 @@ import tf_keras as keras
 _VARIABLE = "TF_USE_LEGACY_KERAS"
 
 
-def _import_tfmot_quantization() -> ModuleType:
+def _import_tfmot() -> ModuleType:
     users_keras, users_variable = tf.keras, os.environ.get(_VARIABLE)
     tf.keras = keras
     # tfmot tries a module of old Keras versions, which would load Keras 3; None makes that try fail, as it does anyway.
@@ -33,10 +33,12 @@ def _import_tfmot_quantization() -> ModuleType:
             os.environ.pop(_VARIABLE, None)
         else:
             os.environ[_VARIABLE] = users_variable
-    return tfmot.quantization.keras
+    return tfmot
 
 
-tfmot_quantization: Any = _import_tfmot_quantization()
+_tfmot = _import_tfmot()
+tfmot_quantization: Any = _tfmot.quantization.keras
+tfmot_sparsity: Any = _tfmot.sparsity.keras
 
 
 def describe(obj: Any) -> dict[str, Any] | None:
@@ -63,4 +65,4 @@ def from_description(description: dict[str, Any] | None) -> Any:
     return cls.from_config(description["config"])
 
 
-__all__ = ["describe", "from_description", "keras", "tfmot_quantization"]
+__all__ = ["describe", "from_description", "keras", "tfmot_quantization", "tfmot_sparsity"]

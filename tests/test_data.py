@@ -23,6 +23,7 @@ from keras_esq._keras import keras
 from keras_esq.data.augment import AUGMENTATIONS, Augmentation, augmented
 from keras_esq.data.cifar import read_pickles
 from keras_esq.data.files import describe, download
+from keras_esq.data.idx import read_idx_pair
 from keras_esq.data.sources import SOURCES
 from keras_esq.data.unpickling import unpickle_arrays
 
@@ -723,6 +724,7 @@ def test_resolve(tmp_path, monkeypatch):
         (("pets", "files"), {}, "with the path 'files'"),
         (("mnist", "files"), {"image_size": (3, 3)}, "folder of images only"),
         (("mine.npz",), {"image_size": (3, 3)}, "folder of images only"),
+        (("digits",), {"channels": 1}, "channels for a folder of images only"),
     ]:
         with pytest.raises(ValueError, match=text):
             data.resolve(*arguments, **options)
@@ -869,3 +871,95 @@ def test_download_is_a_folder_or_a_file(home, monkeypatch):
     )
     assert download(SOURCES["mnist"]) == home / "mnist.npz"
     assert download(SOURCES["fashion_mnist"]) == home / "fashion-mnist"
+
+
+# Bad files at random: whatever happens to them, they load or are refused, with the file's name.
+
+
+def broken(content, rng, within):
+    """`content` with one to three bytes changed among its first `within`, or its last if negative."""
+    wrong = bytearray(content)
+    for place in rng.integers(0, min(abs(within), len(wrong)), rng.integers(1, 4)):
+        wrong[place if within > 0 else -1 - place] = rng.integers(0, 256)
+    return bytes(wrong)
+
+
+def npz_bytes(name, **change):
+    file = io.BytesIO()
+    np.savez_compressed(file, **{key: value[:8] for key, value in (raw(name) | change).items()})
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_changed_bytes_are_refused_or_harmless(seed, tmp_path):
+    rng, mnist, cifar = np.random.default_rng(seed), raw("mnist"), raw("cifar10")
+    images, labels = idx(mnist["x_train"][..., 0]), idx(mnist["y_train"])
+    batch, saved = python_batch("cifar10", cifar["x_train"], cifar["y_train"]), npz_bytes("cifar10")
+
+    def from_npz(content):
+        (tmp_path / "some.npz").write_bytes(content)
+        return data.from_npz(tmp_path / "some.npz")
+
+    readers = [
+        (images, 16, lambda content: read_idx_pair([("some", content), ("y", labels)], (28, 28), 10)),
+        (gzip.compress(images), 40, lambda content: read_idx_pair([("some", content), ("y", labels)], (28, 28), 10)),
+        (gzip.compress(images), -40, lambda content: read_idx_pair([("some", content), ("y", labels)], (28, 28), 10)),
+        (labels, 12, lambda content: read_idx_pair([("x", images), ("some", content)], (28, 28), 10)),
+        (batch, 200, lambda content: read_pickles([("some", content)], "labels", 10)),
+        (batch, -400, lambda content: read_pickles([("some", content)], "labels", 10)),
+        (saved, 400, from_npz),
+        (saved, -600, from_npz),
+    ]
+    for content, within, read in readers:
+        refused = []
+        for _ in range(60):
+            try:
+                read(broken(content, rng, within))
+            except ValueError as error:
+                refused.append(str(error))
+        assert len(refused) > 3
+        # A number of images that is wrong shows in that of the labels.
+        assert all(re.search("some|x_|y_|classes", text) for text in refused)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda content: content[:-8] + bytes([content[-8] ^ 1]) + content[-7:],  # the checksum
+        lambda content: content[:-4] + b"\xff\xff\xff\x00",  # the length
+        lambda content: content + b"garbage",
+        lambda content: content[:20],
+        lambda content: content[:2],
+    ],
+)
+@pytest.mark.parametrize("name", ["train-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"])
+def test_damaged_gzip_files(name, change, tmp_path):
+    write_idx(tmp_path, raw("mnist"), compress=True)
+    file = tmp_path / name
+    file.write_bytes(change(file.read_bytes()))
+    with pytest.raises(ValueError, match=rf"{name.removesuffix('.gz')}.*gzip"):
+        data.load("mnist", tmp_path)
+
+
+def test_an_idx_header_that_promises_too_much(tmp_path):
+    write_idx(tmp_path, raw("mnist"))
+    file = tmp_path / IMAGES
+    # More bytes than 64 bits count: no memory is asked for before that shows.
+    file.write_bytes(b"\x00\x00\x08\x03" + b"\xff" * 12 + bytes(100))
+    with pytest.raises(ValueError, match="79228162458924105385300197375 bytes"):
+        data.load("mnist", tmp_path)
+
+
+@pytest.mark.parametrize("key", ["y_train", "x_test", "y_test", "x_val", "class_names"])
+def test_objects_in_any_array_of_an_npz(key, tmp_path):
+    marker = tmp_path / "marker"
+    objects = np.array([Evil(os.system, f"touch {marker}")] * 8, object)
+    content = npz_bytes("mnist", **{"x_val": raw("mnist")["x_test"], "y_val": raw("mnist")["y_test"], key: objects})
+    (tmp_path / "x.npz").write_bytes(content)
+    with pytest.raises(ValueError, match="allow_pickle=False"):
+        data.from_npz(tmp_path / "x.npz")
+    with pytest.raises(ValueError, match="allow_pickle=False"):
+        data.resolve(str(tmp_path / "x.npz"))
+    assert not marker.exists()
+    np.load(tmp_path / "x.npz", allow_pickle=True)[key]  # and the poison is one
+    assert marker.exists()

@@ -82,7 +82,7 @@ def test_distinct_is_that_of_the_channel_that_has_most():
 def test_table(files):
     table = inspect(files / "ternary").table()
     lines = table.splitlines()
-    assert lines[0].split() == ["op", "tensor", "type", "shape", "bits", "distinct", "bytes"]
+    assert lines[0].split() == ["op", "tensor", "type", "shape", "bits", "distinct", "zeros", "bytes"]
     assert set(lines[1]) == {"-"}
     assert "8.00 bits a weight, 4.0x smaller than float32" in lines[-2]
     assert lines[-1].startswith("runs in litert, tflite-runtime, tf,")

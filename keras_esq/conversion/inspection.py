@@ -32,6 +32,7 @@ class TensorRow:
         distinct: distinct values; of a kernel, in the channel that has most. None for types that numpy lacks.
         num_bytes: its stored bytes.
         is_weight: whether it is the kernel of a layer.
+        zeros: share of its elements that are exactly 0, 0.0 to 1.0; None where `distinct` is, or it is empty.
     """
 
     op: str
@@ -42,6 +43,7 @@ class TensorRow:
     distinct: int | None
     num_bytes: int
     is_weight: bool
+    zeros: float | None = None
 
     @property
     def size(self) -> int:
@@ -97,12 +99,14 @@ class FlatbufferSummary:
 
     def table(self) -> str:
         """The rows and totals as aligned text."""
-        header = ("op", "tensor", "type", "shape", "bits", "distinct", "bytes")
+        header = ("op", "tensor", "type", "shape", "bits", "distinct", "zeros", "bytes")
         cells = [header]
         for row in self.rows:
             shape = "x".join(map(str, row.shape)) or "scalar"
             distinct = "-" if row.distinct is None else str(row.distinct)
-            cells.append((row.op, _short(row.name), row.type, shape, f"{row.bits:g}", distinct, f"{row.num_bytes:,}"))
+            zeros = "-" if row.zeros is None else f"{row.zeros:.1%}"
+            numbers = (f"{row.bits:g}", distinct, zeros, f"{row.num_bytes:,}")
+            cells.append((row.op, _short(row.name), row.type, shape, *numbers))
         lines = [
             aligned(cells, left=4),
             f"file {self.file_bytes:,} bytes; {self.weights:,} weights in {self.weight_bytes:,} bytes: "
@@ -180,12 +184,14 @@ def _rows(model: Any) -> Iterator[TensorRow]:
 
 
 def _row(tensor: Any, stored: Stored | None, shape: list[int], op: str, is_weight: bool, num_bytes: int) -> TensorRow:
-    distinct, kind = None, type_name(tensor)
+    distinct, zeros, kind = None, None, type_name(tensor)
     bits: float = TYPE_BITS.get(kind, 8)
     if stored is not None:
         axis = CHANNEL_AXIS.get(op, 0) if is_weight else None
         distinct, kind, bits = _distinct(stored.values, axis), stored.kind, stored.bits
-    return TensorRow(op, text(tensor.name), kind, tuple(shape), bits, distinct, num_bytes, is_weight)
+        # Kernels are symmetric: their zero is 0 before any scale is applied.
+        zeros = float(np.mean(stored.values == 0)) if stored.values.size else None
+    return TensorRow(op, text(tensor.name), kind, tuple(shape), bits, distinct, num_bytes, is_weight, zeros)
 
 
 def _distinct(values: np.ndarray, axis: int | None) -> int:

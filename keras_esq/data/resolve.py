@@ -17,7 +17,7 @@ def resolve(
     path: str | os.PathLike[str] | None = None,
     *,
     image_size: tuple[int, int] | None = None,
-    channels: int = 3,
+    channels: int | None = None,
 ) -> Dataset:
     """The data set that `text` means: a name for `load`, an .npz file for `from_npz`, a folder for `from_folder`.
 
@@ -26,31 +26,31 @@ def resolve(
     Args:
         text: a name, or the path of an .npz file or of a folder with a subfolder per class.
         path: for a name, where its files are; see `load`.
-        image_size, channels: for a folder; see `from_folder`.
+        image_size, channels: for a folder; see `from_folder`. None for its defaults.
 
     Returns:
         A `Dataset` with bounds (0, 1).
 
     Raises:
         ValueError: if `text` is none of these, with the near names; if `path` comes with something else than a name,
-            or `image_size` with something else than a folder.
+            or `image_size` or `channels` with something else than a folder.
         OSError: if a file is not there or can't be read.
     """
-    if text in NAMES:
-        if image_size is not None:
-            raise ValueError(f"Expected image_size for a folder of images only. Received it for {text!r}. Drop it.")
-        return load(text, path)
-    if path is not None:
+    place = Path(text)
+    options = {"image_size": image_size, "channels": channels}
+    given = {name: value for name, value in options.items() if value is not None}
+    if text not in NAMES and path is not None:
         raise ValueError(
             f"Expected the name of a data set with the path {str(path)!r}. Received {text!r}. "
             f"{near_matches(text, NAMES)}"
         )
-    place = Path(text)
-    if place.is_dir():
-        return from_folder(place, image_size=image_size, channels=channels)
+    if text not in NAMES and place.is_dir():
+        return from_folder(place, **given)  # type: ignore[arg-type]
+    if given:
+        raise ValueError(f"Expected {' and '.join(given)} for a folder of images only. Received {text!r}. Drop it.")
+    if text in NAMES:
+        return load(text, path)
     if place.suffix == ".npz":
-        if image_size is not None:
-            raise ValueError(f"Expected image_size for a folder of images only. Received it for {text!r}. Drop it.")
         return from_npz(place)
     what = "a file of another kind" if place.exists() else "neither a name nor a path that exists"
     raise ValueError(

@@ -25,7 +25,9 @@ class ReportRow:
 
     Distances are in input units, over the samples that were right and are wrong under the attack (for the worst case:
     by the nearest attack that succeeded); None if there is no such sample. Queries are questions per attacked sample,
-    the one about the clean image included; None for attacks that use gradients. Seconds include compiling.
+    the one about the clean image included; None for attacks that use gradients. Seconds include compiling. Severities
+    are the accuracies at each severity of a corruption, whose accuracy is their mean: `correct` and `n` then count each
+    image once a severity, while the interval, as images and not noise are the sample, is that of the images.
     """
 
     name: str
@@ -43,6 +45,11 @@ class ReportRow:
     # With defaults: reports of earlier versions have none.
     median_queries: float | None = None
     mean_queries: float | None = None
+    severities: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.severities is not None:  # JSON knows no tuples
+            object.__setattr__(self, "severities", tuple(map(float, self.severities)))
 
     @classmethod
     def of(
@@ -75,6 +82,24 @@ class ReportRow:
             median_queries=None if queries is None else float(np.median(queries)),
             mean_queries=None if queries is None else float(np.mean(queries)),
         )
+
+    @classmethod
+    def of_severities(
+        cls,
+        name: str,
+        settings: str,
+        right: np.ndarray,
+        linf: np.ndarray,
+        l2: np.ndarray,
+        seconds: float,
+        images: int | None = None,
+    ) -> ReportRow:
+        """The row of a corruption: `right` (severities, n) bool; `images` if several corruptions share them."""
+        row = cls.of(name, settings, right.ravel(), linf, l2, seconds)
+        count = right.shape[1] if images is None else images
+        low, high = wilson_interval(round(row.accuracy * count), count)
+        severities = tuple(right.mean(axis=1).tolist())
+        return dataclasses.replace(row, low=low, high=high, severities=severities)
 
     def cells(self) -> list[str]:
         """The row as text, in the order of the table's header."""
@@ -113,7 +138,8 @@ class RobustnessReport:
     Args:
         target: name of the evaluated model.
         rows: "clean", one row per attack, "worst case".
-        robust: {row name: (n,) bool}, True where the sample is right under that attack; in the order of x.
+        robust: {row name: (n,) bool}, True where the sample is right under that attack; in the order of x. Of a
+            corruption at all its severities, and {"name-severity": (n,) bool} at each.
         x_adv: {attack name: images (n, ...)} if examples were kept, else empty; samples that were wrong before any
             attack are left as they are. Not part of the JSON.
         examples: what belongs to `x_adv`, if examples were kept, else None. Not part of the JSON.
@@ -134,7 +160,9 @@ class RobustnessReport:
         for row in self.rows:
             if row.name == name:
                 return row
-        raise KeyError(f"Expected a row of this report. Received: {name!r}. {near_matches(name, self.robust)}")
+        raise KeyError(
+            f"Expected a row of this report. Received: {name!r}. {near_matches(name, [row.name for row in self.rows])}"
+        )
 
     def accuracy(self, name: str) -> float:
         """Share of samples that are right under the attack of that name, in [0, 1]."""

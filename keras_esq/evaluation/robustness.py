@@ -15,8 +15,9 @@ from keras_esq.attacks.norms import Norm, distances
 from keras_esq.attacks.temperature import Temperature
 from keras_esq.evaluation.batches import BatchOutcome, attack_batch, seeded
 from keras_esq.evaluation.cache import BatchCache
+from keras_esq.evaluation.corruption_report import check_no_ball, evaluate_corruptions
 from keras_esq.evaluation.report import Examples, ReportRow, RobustnessReport
-from keras_esq.evaluation.sets import CLEAN, WORST_CASE, for_target, get_attacks
+from keras_esq.evaluation.sets import CLEAN, CORRUPTION_SET, WORST_CASE, for_target, get_attacks
 from keras_esq.evaluation.targets import Target, get_target
 
 
@@ -49,7 +50,8 @@ def evaluate_robustness(
         x: images (n, ...) inside the attacks' `bounds`, (0, 1) by default.
         y: true class ids (n,) or (n, 1), or one-hot rows (n, k).
         attacks: the set "quick", "paper", "autoattack" or "blackbox" (see `attack_set`), an attack, a list of attacks
-            or a dict {name: attack}. Default "quick": a first look, minutes at most.
+            or a dict {name: attack}. Default "quick": a first look, minutes at most. Or "corruptions", which are no
+            attacks: noise, blur and compression in five severities, see `evaluate_corruptions`.
         eps, norm, bounds, temperature: of a named set, see `attack_set`; other attacks have their own. Default None:
             the set's.
         source: for targets without gradients, such as files: the tf_keras model behind it. Attacks by gradient are made
@@ -74,6 +76,19 @@ def evaluate_robustness(
     check_count("batch_size", batch_size)
     check_seed("seed", seed)
     classifier = get_target(target)
+    if isinstance(attacks, str) and attacks == CORRUPTION_SET:
+        # Nothing to cache: it is the predictions that take the time.
+        check_no_ball(eps=eps, norm=norm, temperature=temperature, source=source)
+        return evaluate_corruptions(
+            classifier,
+            x,
+            y,
+            bounds=(0.0, 1.0) if bounds is None else bounds,
+            batch_size=batch_size,
+            seed=seed,
+            progress=progress,
+            keep_examples=keep_examples,
+        )
     named = get_attacks(attacks, eps=eps, norm=norm, bounds=bounds, temperature=temperature)
     named = for_target(named, classifier, source)
     for attack in named.values():

@@ -26,6 +26,9 @@ from keras_esq.evaluation.targets import Target
 # Rows of a report that are no attack.
 CLEAN, WORST_CASE = "clean", "worst case"
 
+# A set of images rather than attacks, see `corruptions`; and its row of the mean.
+CORRUPTION_SET, MEAN_CORRUPTION = "corruptions", "mean corruption"
+
 # Radii as shares of the range of pixel values: [ESQ]'s for either norm.
 _EPS: dict[Norm, float] = {"linf": 8 / 255, "l2": 1.0}
 _Settings = dict[str, Any]
@@ -100,8 +103,14 @@ def attack_set(
     Raises:
         ValueError: for an unknown name, with near matches; for eps or norm with "paper", which mixes norms.
     """
+    if name == CORRUPTION_SET:
+        raise ValueError(
+            f"Expected the name of a set of attacks. Received: {name!r}, which only evaluate_robustness knows: no "
+            "attack makes them. Use keras_esq.evaluation.corrupt(x, name, severity=...) for the images themselves."
+        )
     if name not in ATTACK_SETS:
-        raise ValueError(f"Expected the name of an attack set. Received: {name!r}. {near_matches(name, ATTACK_SETS)}")
+        known = near_matches(name, [*ATTACK_SETS, CORRUPTION_SET])
+        raise ValueError(f"Expected the name of an attack set. Received: {name!r}. {known}")
     if name == "paper" and (eps is not None or norm is not None):
         raise ValueError(
             f"Expected no eps and no norm for 'paper', whose attacks have norms and radii of their own. Received: "

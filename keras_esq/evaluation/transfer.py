@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,6 +98,7 @@ def transfer_matrix(
     attack: Attack,
     twins: Mapping[str, Any] | None = None,
     *,
+    only: Sequence[str] | None = None,
     batch_size: int = 128,
     seed: int = 0,
     progress: bool = False,
@@ -114,6 +115,7 @@ def transfer_matrix(
         y: true class ids (n,) or (n, 1), or one-hot rows (n, k).
         attack: run against each source; untargeted.
         twins: {name: twin} for those of `models` that have one; the others get NaN against themselves.
+        only: names of the sources, for a part of the matrix; default all that can be attacked.
         batch_size: images attacked and predicted at once.
         seed: int in [0, 2**31), as for `evaluate_robustness`.
         progress: show a progress bar on stderr.
@@ -138,7 +140,7 @@ def transfer_matrix(
         raise ValueError(f"Expected models of the same classes. Received numbers of classes: {classes}.")
     labels = check_labels(y, min(classes.values()), len(images))
     right = {name: answer.argmax(axis=1) == labels for name, answer in answers.items()}
-    sources = _sources(targets, attack)
+    sources = _sources(targets if only is None else _chosen(targets, only), attack)
     accuracy = np.full((len(sources), len(targets)), np.nan)
 
     def crafted(source: Target) -> np.ndarray:
@@ -184,6 +186,13 @@ def _twins(twins: Mapping[str, Any], targets: Mapping[str, Target]) -> dict[str,
                 "against which the attack is no transfer."
             )
     return {name: get_target(twin) for name, twin in twins.items()}
+
+
+def _chosen(targets: dict[str, Target], names: Sequence[str]) -> dict[str, Target]:
+    for name in names:
+        if name not in targets:
+            raise ValueError(f"Expected names of the models in only. Received: {name!r}. {near_matches(name, targets)}")
+    return {name: targets[name] for name in names}
 
 
 def _sources(targets: Mapping[str, Target], attack: Attack) -> list[str]:

@@ -1,9 +1,11 @@
 """Float model -> low-bit model."""
 
 from keras_esq.quantize.configs import BinaryQuantizeConfig, TernaryQuantizeConfig
+from keras_esq.quantize.functions import binarize, ternarize
+from keras_esq.quantize.l1_batchnorm import L1BatchNormalization
 from keras_esq.quantize.model import quantize_model
 from keras_esq.quantize.partition import draw_partitions
-from keras_esq.quantize.quantizers import Binary, LowBitQuantizer, Ternary, binarize, get_quantizer, ternarize
+from keras_esq.quantize.quantizers import Binary, LowBitQuantizer, Ternary, get_quantizer
 from keras_esq.quantize.schedules import get_schedule
 from keras_esq.quantize.scheme import LowBitScheme
 from keras_esq.quantize.state import (
@@ -21,6 +23,7 @@ from keras_esq.quantize.wrapper import LowBitWeight, LowBitWrapper
 __all__ = [
     "Binary",
     "BinaryQuantizeConfig",
+    "L1BatchNormalization",
     "LowBitQuantizer",
     "LowBitScheme",
     "LowBitWeight",

@@ -7,7 +7,8 @@ from typing import Any
 import tensorflow as tf
 
 from keras_esq._keras import describe, from_description, keras, tfmot_quantization
-from keras_esq.quantize.quantizers import Axis, Binary, LowBitQuantizer, Ternary
+from keras_esq.quantize.functions import Axis
+from keras_esq.quantize.quantizers import Binary, LowBitQuantizer, Ternary
 
 layers = keras.layers
 _ACTIVATION_QUANTIZER = {"per_axis": False, "symmetric": False, "narrow_range": False}

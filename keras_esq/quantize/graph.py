@@ -8,6 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from keras_esq._keras import keras
+from keras_esq.quantize.pruning import unpruned
 
 MakeLayer = Callable[[Any, str], Any]
 
@@ -34,7 +35,7 @@ def walk_layers(model: Any) -> Iterator[Any]:
 
 
 def check_network(model: Any, verb: str) -> Any:
-    """`model`, unwrapped, if it is a built Sequential or functional tf-keras model.
+    """`model`, unwrapped, if it is a built Sequential or functional tf-keras model; without tfmot's pruning wrappers.
 
     Raises:
         TypeError: if it is anything else, with what to do.
@@ -50,7 +51,7 @@ def check_network(model: Any, verb: str) -> Any:
             )
         raise TypeError(f"Expected a tf_keras.Model to {verb}. Received an object of type {kind}.")
     if getattr(model, "outputs", None):
-        return model
+        return unpruned(model)
     if isinstance(model, keras.Sequential):
         raise ValueError(
             f"Expected a built model to {verb}. Received {model.name!r}, whose input shape is not known yet. "

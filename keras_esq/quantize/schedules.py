@@ -23,7 +23,11 @@ def uniform(epoch: int, epochs: int) -> float:
 
 
 def exponential(epoch: int, epochs: int) -> float:
-    """0.5, 0.75, 0.875, 1.0, a quarter of the training each [SQ]; the last epoch is at 1.0 in any case."""
+    """0.5, 0.75, 0.875, 1.0, a quarter of the training each [SQ]; the last epoch is at 1.0 in any case.
+
+    These are also the steps of iterative quantization with retraining (Zhou et al., "Incremental Network Quantization",
+    2017, arXiv 1702.03044), which takes the largest weights and freezes them where [SQ] draws filters anew each step.
+    """
     stage = (4 * epoch) // epochs
     return 1.0 if stage >= 3 or epoch >= epochs - 1 else 1.0 - 0.5 ** (stage + 1)
 

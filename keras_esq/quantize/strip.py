@@ -6,6 +6,7 @@ from typing import Any
 
 from keras_esq._keras import tfmot_quantization
 from keras_esq.quantize.graph import check_network, clone_layer, rebuild
+from keras_esq.quantize.l1_batchnorm import L1BatchNormalization
 from keras_esq.quantize.wrapper import wrapper_low_bit_weights
 
 
@@ -31,7 +32,11 @@ def strip(model: Any) -> Any:
     def make_layer(layer: Any, name: str) -> Any:
         inner = _inner(layer)
         mixed = inner.compute_dtype != inner.variable_dtype
-        new = clone_layer(inner, name, **({"dtype": inner.variable_dtype} if mixed else {}))
+        settings = {"dtype": inner.variable_dtype} if mixed else {}
+        if isinstance(inner, L1BatchNormalization):  # in inference, Keras' own layer
+            new = inner.as_batch_normalization(name=name, **settings)
+        else:
+            new = clone_layer(inner, name, **settings)
         pairs.append((layer, new))
         return new
 
