@@ -38,7 +38,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["keras_esq", "keras_esq.*"]),
-    package_data={"keras_esq": ["py.typed"]},
+    package_data={"keras_esq": ["py.typed", "experiment/presets/*.toml"]},
     python_requires=">=3.10,<3.14",
     install_requires=[
         "tensorflow>=2.21,<2.22",
@@ -50,6 +50,7 @@ setup(
         "numpy>=1.26.4,<3; python_version >= '3.12'",
         "matplotlib>=3.10.9",
         "tqdm>=4.70.1",
+        "tomli>=2.4.1; python_version < '3.11'",
     ],
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["keras-esq=keras_esq.cli:main"]},

@@ -71,7 +71,7 @@ def measure(python: str, tensorflow: str | None, selection: list[str]) -> dict[s
     if tensorflow:
         minor = ".".join(tensorflow.split(".")[:2])
         setup = place / "source" / "setup.py"
-        setup.write_text(re.sub(r'"(tensorflow|tf-keras)>=[^"]*"', rf'"\1=={minor}.*"', setup.read_text()))
+        setup.write_text(re.sub(r'"(tensorflow|tf-keras|tensorboard)>=[^"]*"', rf'"\1=={minor}.*"', setup.read_text()))
     print(f"{name}: install", flush=True)
     if not run([*pip, f"{place / 'source'}[all,test]"], place, log):
         return row | {"result": f"not installable, see {log}"}

@@ -12,21 +12,25 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from keras_esq import attacks, data, models, tuning
+    from keras_esq import attacks, data, experiment, models, tuning
     from keras_esq.conversion import ConversionError, check_edgetpu, convert, inspect
     from keras_esq.evaluation import (
         AmplificationProfile,
         RobustnessReport,
+        allocate_bits,
+        corrupt,
         error_amplification,
         evaluate_robustness,
         masking_audit,
         plot_amplification,
+        sensitivity,
         transfer_matrix,
     )
     from keras_esq.keras3 import from_keras3, to_keras3
     from keras_esq.quantize import (
         Binary,
         BinaryQuantizeConfig,
+        L1BatchNormalization,
         LowBitScheme,
         Ternary,
         TernaryQuantizeConfig,
@@ -45,22 +49,27 @@ __version__ = "0.1.0"
 _PUBLIC: dict[str, list[str]] = {
     "attacks": [],
     "data": [],
+    "experiment": [],
     "models": [],
     "tuning": [],
     "conversion": ["ConversionError", "check_edgetpu", "convert", "inspect"],
     "evaluation": [
         "AmplificationProfile",
         "RobustnessReport",
+        "allocate_bits",
+        "corrupt",
         "error_amplification",
         "evaluate_robustness",
         "masking_audit",
         "plot_amplification",
+        "sensitivity",
         "transfer_matrix",
     ],
     "keras3": ["from_keras3", "to_keras3"],
     "quantize": [
         "Binary",
         "BinaryQuantizeConfig",
+        "L1BatchNormalization",
         "LowBitScheme",
         "Ternary",
         "TernaryQuantizeConfig",
@@ -83,20 +92,24 @@ __all__ = [
     "ConversionError",
     "ErrorSilencedModel",
     "Flatbuffer",
+    "L1BatchNormalization",
     "LogitPairing",
     "LowBitScheme",
     "QuantizationRatio",
     "RobustnessReport",
     "Ternary",
     "TernaryQuantizeConfig",
+    "allocate_bits",
     "attacks",
     "available_runtimes",
     "binarize",
     "check_edgetpu",
     "convert",
+    "corrupt",
     "data",
     "error_amplification",
     "evaluate_robustness",
+    "experiment",
     "from_keras3",
     "inspect",
     "load_model",
@@ -104,6 +117,7 @@ __all__ = [
     "models",
     "plot_amplification",
     "quantize_model",
+    "sensitivity",
     "strip",
     "summary",
     "ternarize",

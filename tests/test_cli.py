@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import keras_esq as esq
 from keras_esq import cli
@@ -121,6 +122,24 @@ def test_a_file_under_attack_with_its_source(saved, tmp_path, capsys):
     assert "source=" in capsys.readouterr().err
     rows = result(capsys, "evaluate", "--config", str(config), "--attacks", "quick", "--source", saved)["accuracy"]
     assert list(rows) == ["clean", "fgsm from source", "pgd from source", "worst case"]
+
+
+def test_a_folder_of_images(saved, tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    for kind in ("cat", "dog"):
+        (tmp_path / "pets" / kind).mkdir(parents=True)
+        for number in range(5):
+            image = rng.integers(0, 256, (9, 10 + number, 3), np.uint8)
+            (tmp_path / "pets" / kind / f"{number}.png").write_bytes(tf.io.encode_png(image).numpy())
+    config = tmp_path / "options.yaml"
+    config.write_text(f"data: {tmp_path / 'pets'}\nattacks: quick\nimage_size: null\n")
+    arguments = ["evaluate", saved, "--config", str(config)]
+    assert cli.main(arguments) == 1
+    assert "image_size" in capsys.readouterr().err
+    rows = result(capsys, *arguments, "--image-size", "8", "8", "--channels", "1")["accuracy"]
+    assert list(rows) == ["clean", "fgsm", "pgd", "worst case"]
+    assert cli.main(["evaluate", saved, "--channels", "1"]) == 1
+    assert "folder" in capsys.readouterr().err
 
 
 def test_models_by_function(capsys, monkeypatch):

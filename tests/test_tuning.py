@@ -216,6 +216,22 @@ def test_networks_and_functions_are_taken():
     assert "attack_steps" not in [entry.name for entry in hp.space]
 
 
+def test_keras_3_networks_are_taken():
+    import keras as keras3
+
+    def build(hp):
+        layers = keras3.layers
+        image = layers.Input((8, 8, 1))
+        x = layers.Conv2D(hp.Choice("width", [2, 4]), 3, activation="relu", name="conv")(image)
+        return keras3.Model(image, layers.Dense(10, name="head")(layers.Flatten()(x)))
+
+    hp = kt.HyperParameters()
+    model = robust(build, bits="binary", optimizer=lambda rate: keras3.optimizers.SGD(rate)).build(hp)
+    assert "width" in [entry.name for entry in hp.space]
+    assert {row.name: row.bits for row in esq.summary(model).rows} == {"conv": 1, "head": 1}
+    assert isinstance(model.optimizer, keras.optimizers.SGD)
+
+
 def test_more_attack_steps_reach_as_far():
     for steps in (1, 4, 20):
         attack = with_steps(ATTACK, steps)

@@ -9,7 +9,7 @@ from keras_esq.attacks.carlini_wagner import CarliniWagner
 from keras_esq.attacks.ddn import DDN
 from keras_esq.attacks.eager import BlackBoxAttack, EagerAttack
 from keras_esq.attacks.fab import FAB
-from keras_esq.attacks.fgsm import FGSM
+from keras_esq.attacks.fgsm import FGSM, fast_fgsm
 from keras_esq.attacks.gradient import GradientAttack, IterativeAttack, WhiteBoxAttack
 from keras_esq.attacks.logits import class_logits, head_kind, logits_fn, logits_of
 from keras_esq.attacks.mim import MIM
@@ -43,6 +43,7 @@ __all__ = [
     "Transfer",
     "WhiteBoxAttack",
     "class_logits",
+    "fast_fgsm",
     "head_kind",
     "logits_fn",
     "logits_of",

@@ -1,4 +1,4 @@
-"""The command line: `keras-esq demo|train|evaluate|convert|inspect|tune`."""
+"""The command line: `keras-esq demo|train|evaluate|convert|inspect|experiment|tune`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 import keras_esq
-from keras_esq.cli import config, convert, demo, evaluate, inspect, train, tune
+from keras_esq.cli import config, convert, demo, evaluate, experiment, inspect, train, tune
 from keras_esq.cli.command import Command
 from keras_esq.cli.native import native_notes
 
@@ -19,6 +19,7 @@ COMMANDS: tuple[Command, ...] = (
     evaluate.COMMAND,
     convert.COMMAND,
     inspect.COMMAND,
+    experiment.COMMAND,
     tune.COMMAND,
 )
 

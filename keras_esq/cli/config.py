@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from keras_esq import _toml
 from keras_esq._checks import near_matches
 
 
@@ -22,7 +23,7 @@ def read(path: str) -> dict[str, Any]:
     suffix, text = Path(path).suffix.lower(), Path(path).read_text(encoding="utf-8")
     try:
         if suffix == ".toml":
-            content = _toml(text)
+            content = _toml.loads(text)
         elif suffix in (".yaml", ".yml"):
             content = _yaml(text)
         elif suffix == ".json":
@@ -34,19 +35,6 @@ def read(path: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"Expected options by name, such as 'epochs: 30'. Received {path!r} with {content!r}.")
     return {str(name).replace("-", "_"): value for name, value in content.items()}
-
-
-def _toml(text: str) -> Any:
-    try:
-        import tomllib
-    except ImportError:  # Python 3.10
-        try:
-            import tomli as tomllib
-        except ImportError as error:
-            raise ImportError(
-                "Reading .toml on Python 3.10 needs tomli: pip install tomli. Or use .yaml or .json."
-            ) from error
-    return tomllib.loads(text)
 
 
 def _yaml(text: str) -> Any:
@@ -91,10 +79,12 @@ def _value(action: argparse.Action, name: str, value: Any, path: str) -> Any:
         if not isinstance(value, bool):
             raise ValueError(f"Expected true or false for {name!r} in {path!r}. Received: {value!r}.")
         return value
+    if value is None:
+        return None
     if action.nargs in ("*", "+") or isinstance(action.nargs, int):
         values = value if isinstance(value, list) else [value]
         return [_one(action, name, one, path) for one in values]
-    return None if value is None else _one(action, name, value, path)
+    return _one(action, name, value, path)
 
 
 def _one(action: argparse.Action, name: str, value: Any, path: str) -> Any:

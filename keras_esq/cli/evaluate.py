@@ -17,7 +17,9 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add_data(parser)
     parser.add_argument("--samples", type=int, help="just the first so many test images (default: all)")
     parser.add_argument(
-        "--attacks", default="quick", help="quick, paper, autoattack or blackbox (default: %(default)s)"
+        "--attacks",
+        default="quick",
+        help="quick, paper, autoattack or blackbox; or corruptions, such as noise and blur (default: %(default)s)",
     )
     parser.add_argument("--eps", type=float, help="radius in input units (default: the set's, 8/255 or 1 in L2)")
     parser.add_argument("--norm", choices=("linf", "l2"), help="of the ball (default: linf)")
@@ -60,7 +62,7 @@ def _run(arguments: argparse.Namespace) -> dict[str, Any]:
         keep_examples=out is not None,
     )
     what = f"{arguments.target}, {len(x)} test images of {arguments.data}, attacks {arguments.attacks!r}"
-    if arguments.attacks != "paper":
+    if arguments.attacks not in ("paper", "corruptions"):
         what += f", eps {arguments.eps or 'of the set'} ({arguments.norm or 'linf'})"
     print(f"{what}\n\n{report.table()}")
     accuracy = {row.name: row.accuracy for row in report.rows}

@@ -22,13 +22,20 @@ def add_data(parser: argparse.ArgumentParser) -> None:
         "--data", default="digits", help="a data set's name, an .npz file or an image folder (default: %(default)s)"
     )
     parser.add_argument("--data-path", metavar="PATH", help="where the data set's own files are")
+    parser.add_argument(
+        "--image-size", nargs=2, type=int, metavar=("HEIGHT", "WIDTH"), help="of an image folder: resize its images"
+    )
+    parser.add_argument(
+        "--channels", type=int, choices=(1, 3), help="of an image folder: 1 for grey, 3 for colour (default: 3)"
+    )
 
 
 def load_data(arguments: argparse.Namespace) -> Any:
-    """The `keras_esq.data.Dataset` of --data and --data-path."""
+    """The `keras_esq.data.Dataset` of the arguments that `add_data` added."""
     from keras_esq import data
 
-    return data.resolve(arguments.data, arguments.data_path)
+    size = None if arguments.image_size is None else tuple(arguments.image_size)
+    return data.resolve(arguments.data, arguments.data_path, image_size=size, channels=arguments.channels)
 
 
 def load_model(text: str) -> Any:

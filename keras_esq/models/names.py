@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable
 from functools import partial
@@ -28,7 +29,7 @@ _PATTERNS: dict[str, Callable[..., Any]] = {
 NAMES = (*_PLAIN, "resnet20", "resnet32", "resnet44", "resnet56", "resnet110", "wrn16-4", "wrn28-10")
 
 
-def build(name: str, input_shape: ImageShape, classes: int) -> Any:
+def build(name: str, input_shape: ImageShape, classes: int, **options: Any) -> Any:
     """The reference network called `name`, for images of `input_shape`.
 
     Args:
@@ -36,17 +37,23 @@ def build(name: str, input_shape: ImageShape, classes: int) -> Any:
             `resnet152_cifar`) or "wrn28-10" (any depth and width that `wide_resnet` takes).
         input_shape: (height, width, channels) of the images.
         classes: number of classes.
+        options: further arguments of the network's function, such as width.
 
     Returns:
         A functional tf_keras.Model, not compiled; its output is logits of shape (n, classes).
 
     Raises:
-        TypeError: if `name` is no text, or for an argument that is not a whole number.
+        TypeError: if `name` is no text, for an argument that is not a whole number, or for an unknown option.
         ValueError: for an unknown name, with the near ones, and as the network's own function does.
     """
     if not isinstance(name, str):
         raise TypeError(f"Expected the name of a network, such as 'wrn28-10'. Received: {name!r}.")
-    return _builder(name)(input_shape=input_shape, classes=classes)
+    function = _builder(name)
+    known = [one for one in inspect.signature(function).parameters if one not in ("input_shape", "classes")]
+    for option in options:
+        if option not in known:
+            raise TypeError(f"Expected options of {name!r}. Received {option!r}. {near_matches(option, known)}")
+    return function(input_shape=input_shape, classes=classes, **options)
 
 
 def _builder(name: str) -> Callable[..., Any]:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
+import tensorflow as tf
+
+from keras_esq._checks import check_count, check_positive
 from keras_esq._keras import keras
 from keras_esq.quantize import get_schedule, low_bit_weights, set_ratio
 from keras_esq.quantize.state import check_ratio
@@ -59,3 +62,66 @@ class QuantizationRatio(keras.callbacks.Callback):
     def on_train_end(self, logs: Any = None) -> None:
         """All filters quantized from here on."""
         set_ratio(self.model, 1.0)
+
+
+class WarmUp(keras.callbacks.Callback):
+    """Lets the regularizer grow linearly over the first epochs: the pairing, or the divergence of TRADES and the like.
+
+    In epoch e, counted from 0, its weight is multiplied by min(1, (e + 1) / (epochs + 1)), which is less than 1 in
+    `epochs` of them. It follows from the epoch alone: a training that is continued (`initial_epoch`) is the same.
+    Nothing is traced anew.
+
+        eps = tf.Variable(8 / 255)
+        model = esq.ErrorSilencedModel(low_bit, attack=esq.attacks.PGD(eps=eps))
+        model.fit(..., callbacks=[esq.training.WarmUp(5, eps=8 / 255)])
+
+    Args:
+        epochs: how many epochs of warm-up.
+        regularizer: whether the regularizer grows. Default True.
+        eps: radius of the training attack after the warm-up, which grows in the same way. The attack's `eps` must be a
+            tf.Variable. Default None: the attack stays what it is.
+
+    Raises:
+        TypeError, ValueError: for settings out of range; when training begins, for a model that is not an
+            ErrorSilencedModel, an objective without a regularizer, or an attack whose eps is no variable.
+    """
+
+    def __init__(self, epochs: int, *, regularizer: bool = True, eps: float | None = None) -> None:
+        super().__init__()
+        self.epochs = check_count("epochs", epochs)
+        self.regularizer = bool(regularizer)
+        self.eps = None if eps is None else check_positive("eps", eps)
+        if eps is None and not regularizer:
+            raise ValueError("Expected regularizer=True, an eps, or both. Received neither: nothing would grow.")
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Check that there is what is to grow."""
+        if not isinstance(self.model, ErrorSilencedModel):
+            raise TypeError(
+                f"Expected WarmUp in the fit of an ErrorSilencedModel. Received {type(self.model).__name__}. Wrap the "
+                "model: esq.ErrorSilencedModel(model)."
+            )
+        if self.regularizer and not self.model.regularizes:
+            raise ValueError(
+                f"Expected an objective with a regularizer, such as 'pairing' or 'trades'. Received "
+                f"{self.model.objective!r}, which has none. Use WarmUp(epochs, regularizer=False, eps=...), or none."
+            )
+        if self.eps is not None and not isinstance(getattr(self.model.attack, "eps", None), tf.Variable):
+            raise ValueError(
+                "Expected a training attack whose eps is a tf.Variable, which can grow. Received "
+                f"{self.model.attack!r}. Make it with eps=tf.Variable({self.eps:g})."
+            )
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Set the weight of this epoch."""
+        self._set(min(1.0, (epoch + 1) / (self.epochs + 1)))
+
+    def on_train_end(self, logs: Any = None) -> None:
+        """All at its full weight."""
+        self._set(1.0)
+
+    def _set(self, factor: float) -> None:
+        if self.regularizer:
+            self.model.regularizer_factor.assign(factor)
+        if self.eps is not None:
+            self.model.attack.eps.assign(factor * self.eps)

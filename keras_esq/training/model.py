@@ -6,20 +6,22 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_esq._checks import check_count, near_matches
+from keras_esq._checks import check_count
 from keras_esq._keras import describe, from_description, keras
 from keras_esq.attacks import PGD
 from keras_esq.attacks.base import Attack
-from keras_esq.attacks.logits import class_logits, head_kind, logits_fn, logits_of
+from keras_esq.attacks.logits import logits_fn
 from keras_esq.keras3 import fit_arguments, from_keras3, is_keras3_model, translate_nest
-from keras_esq.quantize import frozen_weights, held_weights, low_bit_weights, renew_partition
+from keras_esq.quantize import frozen_weights, low_bit_weights
 from keras_esq.training import data_checks
-from keras_esq.training.heads import apply_head, loss_for_head, metrics_for_head, trace_head
+from keras_esq.training.arguments import check_attacks, check_model, check_pairing
+from keras_esq.training.heads import loss_for_head, metrics_for_head, trace_head
+from keras_esq.training.lipschitz import Orthogonality, check_regularizer
+from keras_esq.training.objectives import Objective, as_objective
 from keras_esq.training.order import repeatable
-from keras_esq.training.pairing import LOGITS, LogitPairing, Pairing, as_pairings, pairing_distance
+from keras_esq.training.pairing import LogitPairing, as_pairings
+from keras_esq.training.step import Step, correct, logs, perturb
 from keras_esq.training.taps import tap
-
-OBJECTIVES = ("natural", "adversarial", "pairing")
 
 
 @keras.saving.register_keras_serializable(package="keras_esq")
@@ -30,8 +32,9 @@ class ErrorSilencedModel(keras.Model):
     partitioned; run x and x_adv through it together, so that BatchNormalization sees both; update the latent weights
     by the gradient of the objective. Everything runs in one tf.function.
 
-    Besides the compiled loss and metrics, the logs have `pairing_loss` and `adversarial_accuracy` (accuracy on x_adv,
-    in training mode), `ratio` for low-bit networks, and with a `validation_attack` also `val_adversarial_accuracy`.
+    Besides the compiled loss and metrics, the logs have `pairing_loss` (the regularizer's value, that of TRADES and the
+    like included) and `adversarial_accuracy` (accuracy on x_adv, in training mode), `ratio` for low-bit networks, and
+    with a `validation_attack` also `val_adversarial_accuracy`.
     With objective "adversarial" there is no clean forward pass: loss and metrics of the training logs are those on
     x_adv. `evaluate` and validation are always on clean images, with every filter quantized.
 
@@ -44,17 +47,20 @@ class ErrorSilencedModel(keras.Model):
             the range that the data must keep to. Not used with objective "natural".
         pairing: `LogitPairing`, `ActivationPairing` or a list of them; default LogitPairing(). Only for objective
             "pairing".
-        objective: "natural": the compiled loss on x (vanilla training). "adversarial": the compiled loss on x_adv.
-            "pairing": the compiled loss on x plus the pairing distances between x and x_adv [ESQ].
+        objective: a name, or an instance with settings such as esq.training.Trades(beta=3.0). "natural": the compiled
+            loss on x (vanilla training). "adversarial": the compiled loss on x_adv. "pairing": the compiled loss on x
+            plus the pairing distances between x and x_adv [ESQ]. "trades", "mart", and RobustDistillation(teacher=...):
+            see esq.training. The attribute `objective` is what was given, and may be set to another one.
         validation_attack: attack for `evaluate` and the validation of `fit`, None for none. The attack of a training
             plus some steps is a good choice.
+        regularizer: esq.training.Orthogonality(beta=...) on the low-bit weights, None for none.
         seed: for partition and attack; None draws it from TensorFlow's global generator, so that
             tf_keras.utils.set_random_seed makes trainings repeatable.
         custom_objects: for a Keras 3 model, and Keras 3 losses and the like in `compile`: {class or its name:
             tf-keras class} for those of your own, as `esq.from_keras3` takes it.
 
     Raises:
-        TypeError: for a model, attack or pairing of a wrong type.
+        TypeError: for a model, attack, pairing or objective of a wrong type.
         ValueError: for an unknown objective, a pairing with an objective other than "pairing", or a layer name that
             the network does not have.
 
@@ -67,43 +73,38 @@ class ErrorSilencedModel(keras.Model):
         *,
         attack: Attack | None = None,
         pairing: Any = None,
-        objective: str = "pairing",
+        objective: str | Objective | type[Objective] = "pairing",
         validation_attack: Attack | None = None,
+        regularizer: Orthogonality | None = None,
         seed: int | None = None,
         custom_objects: dict[Any, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         if is_keras3_model(model):
             model = from_keras3(model, custom_objects=custom_objects)
-        _check_model(model)
-        if objective not in OBJECTIVES:
-            raise ValueError(f"Expected an objective out of {list(OBJECTIVES)}. {near_matches(objective, OBJECTIVES)}")
-        if pairing is not None and objective != "pairing":
-            raise ValueError(
-                f"Expected pairing=None with objective={objective!r}, which does not pair. Received {pairing!r}. Drop "
-                "it, or use objective='pairing'."
-            )
-        for name, value in (("attack", attack), ("validation_attack", validation_attack)):
-            if value is not None and not isinstance(value, Attack):
-                raise TypeError(f"Expected {name} out of esq.attacks, such as esq.attacks.PGD(). Received {value!r}.")
-            if value is not None and value.targeted:
-                raise ValueError(
-                    f"Expected an untargeted {name}: targeted attacks in training are held to be why Adversarial "
-                    "Logit Pairing was broken [ESQ]. Received one with targeted=True."
-                )
+        check_model(model)
+        rule = as_objective(objective)
+        objective = rule if isinstance(objective, type) else objective
+        check_pairing(pairing, objective, rule.pairs)
+        check_attacks(attack=attack, validation_attack=validation_attack)
+        check_regularizer(regularizer, model)
         super().__init__(**{"name": f"{model.name}_esq", **kwargs})
         self.network = model
-        self.attack = PGD() if attack is None and objective != "natural" else attack
-        self.objective = objective
+        self.attack = PGD() if attack is None and rule.attacks else attack
         self.validation_attack = validation_attack
+        self.regularizer = regularizer
+        if regularizer is not None:
+            self.add_loss(lambda: regularizer.of_network(model))
         self.seed = None if seed is None else check_count("seed", seed, minimum=0)
-        # Settings, not layers: past Keras' attribute tracking.
-        self.__dict__["_custom_objects"] = custom_objects
-        pairings: tuple[Pairing, ...] = ()
-        if objective == "pairing":
-            pairings = as_pairings(LogitPairing() if pairing is None else pairing)
+        # Settings, not layers: past Keras' attribute tracking, which would save a teacher.
+        self.__dict__.update(_custom_objects=custom_objects, _objective=objective, _rule=rule, _head=None)
+        pairings = as_pairings(LogitPairing() if pairing is None else pairing) if rule.pairs else ()
         self.__dict__["pairing"] = pairings
-        self.__dict__["_taps"], self.__dict__["_tapped"] = tap(model, pairings)
+        self.__dict__["taps"] = tap(model, pairings)
+        # Derived from the epoch by WarmUp, so no part of a checkpoint.
+        self.__dict__["regularizer_factor"] = tf.Variable(
+            1.0, trainable=False, aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA
+        )
         first = self.seed if self.seed is not None else int(tf.random.uniform((), maxval=2**31 - 1, dtype=tf.int32))
         # [seed, training steps so far]: a weight, so that checkpoints continue with the same random numbers.
         self.random_state = self.add_weight(
@@ -118,6 +119,32 @@ class ErrorSilencedModel(keras.Model):
         self.adversarial_accuracy_tracker = keras.metrics.Mean(name="adversarial_accuracy")
         self.ratio_tracker = keras.metrics.Mean(name="ratio")
         self.built = True
+
+    @property
+    def objective(self) -> Any:
+        """What is minimized, as it was given: a name or an `Objective`."""
+        return self._objective
+
+    @objective.setter
+    def objective(self, objective: Any) -> None:
+        rule = as_objective(objective)
+        objective = rule if isinstance(objective, type) else objective
+        if rule.pairs and not self.pairing:
+            raise ValueError(
+                f"Expected an objective without pairing. Received {objective!r}, for which the model has no pairing. "
+                "Make a new one: esq.ErrorSilencedModel(model.network, pairing=esq.LogitPairing())."
+            )
+        if self._head is not None:
+            rule.check(self.network, *self._head)
+        self.__dict__.update(_objective=objective, _rule=rule)
+        if rule.attacks and self.attack is None:
+            self.attack = PGD()
+        self.train_function = None  # it was traced with the other one
+
+    @property
+    def regularizes(self) -> bool:
+        """Whether the objective has a regularizer."""
+        return self._rule.regularizes
 
     # What Keras asks of a model.
 
@@ -144,12 +171,15 @@ class ErrorSilencedModel(keras.Model):
         given = (optimizer, loss, metrics, kwargs)
         optimizer, loss, metrics, kwargs = (translate_nest(part, self._custom_objects) for part in given)
         head, units = trace_head(self.network)
+        self._rule.check(self.network, head, units)
+        self.__dict__["_head"] = head, units
         loss = loss_for_head(loss, head)
         super().compile(optimizer, loss, metrics_for_head(metrics, head, units), **kwargs)
         self.__dict__["_label_kind"] = data_checks.label_kind(loss)
 
     def make_train_function(self, force: bool = False) -> Any:
         """As Model.make_train_function, with the optimizer's variables made first: made inside, they cost a trace."""
+        self._rule.ready(self.attack)
         self._build_optimizer()
         return super().make_train_function(force)
 
@@ -174,6 +204,7 @@ class ErrorSilencedModel(keras.Model):
         with fit_arguments(x, args, kwargs) as (x, args, kwargs):
             self._check_arrays(x, y)
             arguments = repeatable(super().fit, self, x, y, args, kwargs)
+            self.regularizer_factor.assign(1.0)  # an interrupted WarmUp left another
             with data_checks.explained():
                 return super().fit(**arguments)
 
@@ -202,8 +233,9 @@ class ErrorSilencedModel(keras.Model):
             "model": self.network.to_json(),
             "attack": describe(self.attack),
             "pairing": [describe(p) for p in self.pairing],
-            "objective": self.objective,
+            "objective": describe(self.objective) if isinstance(self.objective, Objective) else self.objective,
             "validation_attack": describe(self.validation_attack),
+            "regularizer": describe(self.regularizer),
             "seed": self.seed,
         }
 
@@ -214,6 +246,9 @@ class ErrorSilencedModel(keras.Model):
         network = keras.models.model_from_json(parts.pop("model"), custom_objects=custom_objects)
         for name in ("attack", "validation_attack"):
             parts[name] = from_description(parts[name])
+        for name in ("objective", "regularizer"):  # older files name the one and don't have the other
+            if isinstance(parts.get(name), dict):
+                parts[name] = from_description(parts[name])
         parts["pairing"] = [from_description(p) for p in parts["pairing"]] or None
         return cls(network, **parts)
 
@@ -227,49 +262,12 @@ class ErrorSilencedModel(keras.Model):
         # Not before the batch is there: the first of an epoch is drawn by what the state was.
         with tf.control_dependencies([x]):
             self.random_state.assign_add(tf.constant([0, 1]))
+        values = self._rule.train(Step(self, x, y, labels, sample_weight, seed))
         weights = low_bit_weights(self.network)
-        # One quantization for the draw, the attack and the update: they can't see different networks.
-        with held_weights(weights, renew_partition(weights, _fold(seed, 0))):
-            if self.objective == "natural":
-                logs = self._natural_step(x, y, sample_weight)
-            else:
-                x_adv = self._perturb(self.attack, x, labels, _fold(seed, 1))
-                if self.objective == "adversarial":
-                    logs = self._adversarial_step(x_adv, y, labels, sample_weight)
-                else:
-                    logs = self._pairing_step(x, x_adv, y, labels, sample_weight)
         if weights:
             self.ratio_tracker.update_state(weights[0].ratio)
-            logs["ratio"] = self.ratio_tracker.result()
-        return logs
-
-    def _natural_step(self, x: Any, y: Any, sample_weight: Any) -> dict[str, Any]:
-        with tf.GradientTape() as tape:
-            outputs, _, _ = self._forward(x)
-            loss = self.compute_loss(x, y, outputs, sample_weight)
-        self._update(y, loss, tape)
-        return self._logs(x, y, outputs, sample_weight, ())
-
-    def _adversarial_step(self, x_adv: Any, y: Any, labels: Any, sample_weight: Any) -> dict[str, Any]:
-        with tf.GradientTape() as tape:
-            outputs, logits, _ = self._forward(x_adv)
-            loss = self.compute_loss(x_adv, y, outputs, sample_weight)
-        self._update(y, loss, tape)
-        self.adversarial_accuracy_tracker.update_state(_correct(logits, labels))
-        return self._logs(x_adv, y, outputs, sample_weight, (self.adversarial_accuracy_tracker,))
-
-    def _pairing_step(self, x: Any, x_adv: Any, y: Any, labels: Any, sample_weight: Any) -> dict[str, Any]:
-        with tf.GradientTape() as tape:
-            outputs, logits, taps = self._forward(tf.concat([x, x_adv], axis=0))
-            clean, _ = tf.split(outputs, 2)
-            pairing = self._pairing_loss({**taps, LOGITS: logits}, sample_weight)
-            # As one more regularization loss, the pairing is part of the logged loss and scaled for replicas.
-            loss = self.compiled_loss(y, clean, sample_weight, regularization_losses=[*self.losses, pairing])
-        self._update(y, loss, tape)
-        self.pairing_loss_tracker.update_state(pairing, sample_weight=tf.shape(x)[0])
-        self.adversarial_accuracy_tracker.update_state(_correct(tf.split(logits, 2)[1], labels))
-        trackers = (self.pairing_loss_tracker, self.adversarial_accuracy_tracker)
-        return self._logs(x, y, clean, sample_weight, trackers)
+            values["ratio"] = self.ratio_tracker.result()
+        return values
 
     def test_step(self, data: Any) -> dict[str, Any]:
         """One batch of `evaluate`: clean, and under the validation attack if there is one."""
@@ -278,52 +276,12 @@ class ErrorSilencedModel(keras.Model):
         outputs = self(x, training=False)
         self.compute_loss(x, y, outputs, sample_weight)
         if self.validation_attack is None:
-            return self._logs(x, y, outputs, sample_weight, ())
+            return logs(self, x, y, outputs, sample_weight, ())
         # The same random numbers each time, so that epochs can be compared.
         with frozen_weights(self.network):
-            x_adv = self._perturb(self.validation_attack, x, labels, tf.constant([0, 0]))
-        self.adversarial_accuracy_tracker.update_state(_correct(logits_fn(self.network)(x_adv), labels))
-        return self._logs(x, y, outputs, sample_weight, (self.adversarial_accuracy_tracker,))
-
-    # Its parts.
-
-    def _forward(self, x: Any) -> tuple[Any, Any, dict[str, Any]]:
-        """Outputs, logits and tapped activations of the network in training mode."""
-        if not tf.inside_function():  # run_eagerly: logits can be found in a graph only
-            return tf.function(self._forward)(x)
-        outputs, taps = self._tapped(x, training=True) if self._taps else (self.network(x, training=True), [])
-        logits = logits_of(outputs)
-        # From the logits on, the loss does not have to go through saturated probabilities.
-        return apply_head(head_kind(outputs), logits), logits, dict(zip(self._taps, taps, strict=True))
-
-    def _perturb(self, attack: Any, x: Any, labels: Any, seed: Any) -> Any:
-        """x_adv against the network in inference mode, with its weights as they are held."""
-        if not tf.inside_function():
-            return tf.function(self._perturb)(attack, x, labels, seed)
-        return attack.perturb(logits_fn(self.network), x, labels, seed=seed)
-
-    def _pairing_loss(self, activations: dict[str, Any], sample_weight: Any) -> Any:
-        """Sum over pairings and layers of lambda * mean distance, samples weighted as in Keras' losses."""
-        total = tf.constant(0.0)
-        for pairing in self.pairing:
-            for name, weight in pairing.weights.items():
-                clean, adv = tf.split(activations[name], 2)
-                distance = pairing_distance(clean, adv, pairing.distance)
-                if sample_weight is not None:
-                    distance *= tf.cast(tf.reshape(sample_weight, [-1]), distance.dtype)
-                total += weight * tf.reduce_mean(distance)
-        return total
-
-    def _update(self, y: Any, loss: Any, tape: Any) -> None:
-        self._validate_target_and_loss(y, loss)
-        self.optimizer.minimize(loss, self.trainable_variables, tape=tape)
-
-    def _logs(self, x: Any, y: Any, outputs: Any, sample_weight: Any, trackers: tuple[Any, ...]) -> dict[str, Any]:
-        """The compiled metrics, and of this model's own just those that this step updates."""
-        own = (self.pairing_loss_tracker, self.adversarial_accuracy_tracker, self.ratio_tracker)
-        unused = {tracker.name for tracker in own if all(tracker is not t for t in trackers)}
-        logs = self.compute_metrics(x, y, outputs, sample_weight)
-        return {name: value for name, value in logs.items() if name not in unused}
+            x_adv = perturb(self.network, self.validation_attack, x, labels, tf.constant([0, 0]))
+        self.adversarial_accuracy_tracker.update_state(correct(logits_fn(self.network)(x_adv), labels))
+        return logs(self, x, y, outputs, sample_weight, (self.adversarial_accuracy_tracker,))
 
     def _prepared(self, x: Any, y: Any) -> tuple[Any, Any]:
         """Float images and class ids of a batch, checked."""
@@ -338,29 +296,3 @@ class ErrorSilencedModel(keras.Model):
         units = self.network.output_shape[-1]
         shape = self.network.input_shape
         data_checks.check_arrays(x, y, bounds, shape, units, self.__dict__.get("_label_kind"))
-
-
-def _fold(seed: Any, data: Any) -> Any:
-    return tf.random.experimental.stateless_fold_in(seed, data)
-
-
-def _correct(logits: Any, labels: Any) -> Any:
-    return tf.cast(tf.argmax(class_logits(logits), axis=1, output_type=tf.int32) == labels, tf.float32)
-
-
-def _check_model(model: Any) -> None:
-    if not isinstance(model, keras.Model):
-        kind = f"{type(model).__module__}.{type(model).__name__}"
-        raise TypeError(
-            "Expected a tf_keras.Model, a low-bit one from esq.quantize_model or a float one, or a Keras 3 model. "
-            f"Received {kind}."
-        )
-    if isinstance(model, ErrorSilencedModel):
-        raise TypeError(
-            f"Expected a network. Received {model.name!r}, which is an ErrorSilencedModel already. Pass its `.network`."
-        )
-    if not model.built:
-        raise ValueError(
-            f"Expected a built model. Received {model.name!r}, whose input shape is not known yet. Start it with "
-            "keras.Input(shape), or call model.build((None, height, width, channels)) first."
-        )

@@ -145,10 +145,10 @@ class ActivationPairing:
         return cls(**config)
 
 
-Pairing = LogitPairing | ActivationPairing
+AnyPairing = LogitPairing | ActivationPairing
 
 
-def as_pairings(pairing: Any) -> tuple[Pairing, ...]:
+def as_pairings(pairing: Any) -> tuple[AnyPairing, ...]:
     """One pairing, or a list of them, as a tuple.
 
     Raises:
@@ -156,7 +156,7 @@ def as_pairings(pairing: Any) -> tuple[Pairing, ...]:
     """
     pairings = tuple(pairing) if isinstance(pairing, (list, tuple)) else (pairing,)
     for item in pairings:
-        if not isinstance(item, Pairing):
+        if not isinstance(item, AnyPairing):
             raise TypeError(
                 f"Expected pairing as esq.LogitPairing(...), esq.ActivationPairing({{layer: weight}}) or a list of "
                 f"them. Received {item!r}."

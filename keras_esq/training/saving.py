@@ -7,7 +7,11 @@ import zipfile
 from typing import Any
 
 from keras_esq._keras import keras, tfmot_quantization
+from keras_esq.quantize.pruning import PRUNING_WRAPPER
 from keras_esq.quantize.wrapper import LowBitWrapper
+
+# What loaders have to be told of: wrappers that are tfmot's, or stand in for tfmot's.
+_WRAPPERS = {"QuantizeWrapperV2": LowBitWrapper, "PruneLowMagnitude": PRUNING_WRAPPER}
 
 
 def load_model(
@@ -34,7 +38,7 @@ def load_model(
     if not os.path.exists(path):
         raise FileNotFoundError(f"Expected a saved model. Received {path!r}, where there is nothing. Check the path.")
     try:
-        with tfmot_quantization.quantize_scope({"QuantizeWrapperV2": LowBitWrapper, **(custom_objects or {})}):
+        with tfmot_quantization.quantize_scope({**_WRAPPERS, **(custom_objects or {})}):
             return keras.models.load_model(path, compile=compile)
     except (ValueError, TypeError, OSError, KeyError, AttributeError, zipfile.BadZipFile, EOFError) as error:
         raise ValueError(

@@ -7,10 +7,10 @@ from typing import Any
 from keras_esq._checks import near_matches
 from keras_esq._keras import keras
 from keras_esq.quantize.graph import ordered_nodes
-from keras_esq.training.pairing import LOGITS, Pairing
+from keras_esq.training.pairing import LOGITS, AnyPairing
 
 
-def tap(network: Any, pairings: tuple[Pairing, ...]) -> tuple[list[str], Any]:
+def tap(network: Any, pairings: tuple[AnyPairing, ...]) -> tuple[list[str], Any]:
     """Names of the layers to pair, and a model (output, [their outputs]) that shares all layers with the network."""
     names = list(dict.fromkeys(n for p in pairings for n in p.weights if n != LOGITS))
     if not names:

@@ -12,9 +12,10 @@ from keras_esq._keras import keras
 from keras_esq.attacks import PGD
 from keras_esq.attacks.base import Attack
 from keras_esq.attacks.gradient import IterativeAttack
+from keras_esq.keras3 import from_keras3, is_keras3_model
 from keras_esq.quantize import get_schedule, low_bit_weights
 from keras_esq.training import ErrorSilencedModel, LogitPairing, QuantizationRatio
-from keras_esq.training.model import OBJECTIVES
+from keras_esq.training.objectives import OBJECTIVES
 from keras_esq.training.pairing import check_distance
 from keras_esq.tuning._keras_tuner import kt
 from keras_esq.tuning.bits import check_bits, choose_bits, with_bits
@@ -29,8 +30,8 @@ class RobustHyperModel(kt.HyperModel):
     "pairing_distance", "attack_steps" and "learning_rate", besides those of `build_fn`.
 
     Args:
-        build_fn: () or (hp) -> a float tf-keras classifier; or such a classifier. Never changed: trials train copies,
-            which begin with its weights. A function is called for each trial, after seeding.
+        build_fn: () or (hp) -> a float classifier of tf-keras or Keras 3; or such a classifier. Never changed: trials
+            train copies, which begin with its weights. A function is called for each trial, after seeding.
         bits: (*) "binary", "ternary" or "float" for all layers, or a dict {layer name or glob: (*)}, read as the
             `weights` of `quantize_model`. Default: three groups, the first and the last layer with a kernel, which may
             stay float, and those between, "binary" or "ternary".
@@ -42,9 +43,10 @@ class RobustHyperModel(kt.HyperModel):
         attack: the training attack, which sets eps, norm and bounds; default PGD(), eps 8/255.
         validation_attack: judges all trials alike. Default: `attack` with twice the steps.
         objective: of `ErrorSilencedModel`: "pairing", "adversarial" or "natural".
-        optimizer: a name such as "adam" or "sgd", or a function learning_rate -> tf-keras optimizer.
+        optimizer: a name such as "adam" or "sgd", or a function learning_rate -> optimizer of tf-keras or Keras 3.
         loss, metrics: of compile. "accuracy" among the metrics makes `val_accuracy`.
         quantize_options: further arguments of `quantize_model`, such as {"activation_bits": 8}.
+        custom_objects: for Keras 3 models, as `esq.from_keras3` takes it.
         name: of the hypermodel.
 
     Raises:
@@ -68,6 +70,7 @@ class RobustHyperModel(kt.HyperModel):
         loss: Any = "sparse_categorical_crossentropy",
         metrics: Sequence[Any] = ("accuracy",),
         quantize_options: Mapping[str, Any] | None = None,
+        custom_objects: dict[Any, Any] | None = None,
         name: str | None = None,
     ) -> None:
         super().__init__(name)
@@ -95,6 +98,7 @@ class RobustHyperModel(kt.HyperModel):
         self.optimizer = optimizer
         self.loss, self.metrics = loss, list(metrics)
         self.quantize_options = dict(quantize_options or {})
+        self.custom_objects = custom_objects
 
     def build(self, hp: Any) -> ErrorSilencedModel:
         """The compiled model of a trial.
@@ -103,13 +107,15 @@ class RobustHyperModel(kt.HyperModel):
             hp: keras-tuner's HyperParameters, as `tuner.get_best_hyperparameters()` returns them.
 
         Raises:
-            TypeError: if `build_fn` returns no tf-keras model.
+            TypeError: if `build_fn` returns no Keras model.
             ValueError: as `quantize_model`.
         """
         network = self.build_fn(hp)
+        if is_keras3_model(network):
+            network = from_keras3(network, custom_objects=self.custom_objects)
         if not hasattr(network, "layers"):
             raise TypeError(
-                f"Expected build_fn to return a tf-keras model. Received {type(network).__name__}. Does it end with a "
+                f"Expected build_fn to return a Keras model. Received {type(network).__name__}. Does it end with a "
                 "return statement?"
             )
         low_bit = with_bits(network, choose_bits(hp, network, self.bits), self.quantize_options)
@@ -120,6 +126,7 @@ class RobustHyperModel(kt.HyperModel):
             pairing=self._pairing(hp),
             objective=self.objective,
             validation_attack=self.validation_attack,
+            custom_objects=self.custom_objects,
         )
         model.compile(self._optimizer(hp), self.loss, metrics=list(self.metrics))
         return model
@@ -203,7 +210,7 @@ def _as_build_fn(build_fn: Any) -> Callable[[Any], Any]:
         return lambda hp: build_fn
     if not callable(build_fn):
         raise TypeError(
-            "Expected build_fn as a function () or (hp) -> tf-keras model, or such a model. Received "
+            "Expected build_fn as a function () or (hp) -> Keras model, or such a model. Received "
             f"{build_fn!r} of type {type(build_fn).__name__}."
         )
     return (lambda hp: build_fn(hp)) if _takes_hp(build_fn) else (lambda hp: build_fn())

@@ -1,0 +1,224 @@
+"""Evaluating the models of an experiment, part by part; a killed evaluation goes on."""
+
+from __future__ import annotations
+
+import functools
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from keras_esq._files import write_atomic
+from keras_esq.attacks.norms import distances
+from keras_esq.data import Dataset
+from keras_esq.evaluation import RobustnessReport, error_amplification, evaluate_robustness, transfer_matrix
+from keras_esq.evaluation.sets import WORST_CASE
+from keras_esq.experiment.build import (
+    black_box_attacks,
+    build_attack,
+    growing_attacks,
+    radii_of,
+    white_box_attacks,
+)
+from keras_esq.experiment.config import Config
+from keras_esq.experiment.evaluation_config import Part
+from keras_esq.experiment.log import Log
+from keras_esq.experiment.train import trained
+from keras_esq.quantize import summary
+
+# The worst of the white-box attacks, sample by sample, by their norm; DDN and Carlini-Wagner know only L2.
+WORST = {"linf": "worst L-inf", "l2": "worst L2"}
+RESULTS, REPORT, CACHE = "evaluation.json", "report.json", "cache"
+
+
+class Evaluator:
+    """Evaluates the models of one seed; what is finished, with the same settings, is not done again.
+
+    Args:
+        config: the experiment.
+        data: its data.
+        folder: of the seed, with its models.
+        seed: of the attacks.
+        twin: folder of another seed, whose models stand in for these in transfer attacks on themselves; or None.
+        log: for the seconds of each part.
+    """
+
+    def __init__(self, config: Config, data: Dataset, folder: Path, seed: int, twin: Path | None, log: Log) -> None:
+        self.config, self.data, self.seed, self.log = config, data, seed, log
+        self._folder, self._twin = folder, twin
+        self._model = functools.cache(lambda name: trained(self._folder, name))
+
+    def run(self) -> None:
+        """Evaluate all."""
+        steps = list(self._steps())
+        with tqdm(steps, unit="step") as bar:
+            for name, kind, settings, function in bar:
+                bar.set_description(f"seed {self.seed} {name} {kind}")
+                self._do(name, kind, settings, function)
+        # Not before all is done: a part that is done must not take with it the batches of one that was broken off.
+        for recipe in self.config.models:
+            shutil.rmtree(self._folder / recipe.name / CACHE, ignore_errors=True)
+
+    def _steps(self) -> Iterator[tuple[str, str, dict[str, Any], Callable[[str], dict[str, Any]]]]:
+        """(model, part, its settings, what does it), in their order."""
+        for recipe in self.config.models:
+            yield recipe.name, "size", {}, self._size
+            yield recipe.name, "attacks", self._settings(self.config.evaluation.attacks), self._white_box
+        for kind, function in (
+            ("strengths", self._strengths),
+            ("curve", self._strengths),
+            ("amplification", self._amplification),
+            ("transfer", self._transfer),
+            ("ensemble", self._ensemble),
+            ("blackbox", self._blackbox),
+        ):
+            part = self.config.evaluation.parts.get(kind)
+            if part is None:
+                continue
+            for name in self._names(part):
+                settings = self._settings({"attack": part.attack, "eps": part.eps}, part)
+                if kind == "ensemble":
+                    settings |= {"white box": self._settings(self.config.evaluation.attacks)}
+                if kind == "blackbox":
+                    settings |= {"boundary": part.boundary, "nattack": part.nattack}
+                if kind == "transfer":
+                    settings |= {"models": self._names(part), "twin": self._twin and self._twin.name}
+                yield name, kind, settings, functools.partial(function, part=part)
+
+    def _names(self, part: Part) -> list[str]:
+        return list(part.models or (recipe.name for recipe in self.config.models))
+
+    def _settings(self, attacks: Mapping[str, Any], part: Part | None = None) -> dict[str, Any]:
+        return {
+            "images": len(self._images(part)[0]),
+            "batch_size": self.config.evaluation.batch_size,
+            "attacks": json.loads(json.dumps(attacks)),
+        }
+
+    def _images(self, part: Part | None) -> tuple[np.ndarray, np.ndarray]:
+        counts = [one for one in (self.config.evaluation.images, part.images if part else 0) if one]
+        count = min(counts, default=len(self.data.x_test))
+        return self.data.x_test[:count], self.data.y_test[:count]
+
+    def _do(self, name: str, kind: str, settings: dict[str, Any], function: Callable[[str], dict[str, Any]]) -> None:
+        """Do a part of a model's evaluation unless it is done."""
+        path = self._folder / name / RESULTS
+        done = json.loads(path.read_text()) if path.exists() else {}
+        if kind in done and done[kind]["settings"] == settings:
+            return
+        with self.log.step(f"evaluate seed {self.seed} {name} {kind}"):
+            result = function(name)
+        write_atomic(path, json.dumps({**done, kind: {"settings": settings, "result": result}}, indent=1) + "\n")
+
+    def _report(self, name: str, attacks: Any, part: Part | None = None, keep: bool = False) -> RobustnessReport:
+        x, y = self._images(part)
+        return evaluate_robustness(
+            self._model(name),
+            x,
+            y,
+            attacks=attacks,
+            batch_size=self.config.evaluation.batch_size,
+            seed=self.seed,
+            cache=self._folder / name / CACHE,
+            progress=False,
+            keep_examples=keep,
+        )
+
+    def _attack(self, table: Mapping[str, Any], **changes: Any) -> Any:
+        return build_attack(table, self.data.bounds, **changes)
+
+    def _size(self, name: str) -> dict[str, Any]:
+        rows = summary(self._model(name))
+        kernels = sum(row.low_bit_bytes - 4 * row.other_weights for row in rows.rows)
+        total = rows.totals
+        return {
+            "bits": rows.bits_per_weight,
+            "weights": total.weights,
+            "kernel_bytes": kernels,
+            "bytes": total.low_bit_bytes,
+            "float_bytes": total.float_bytes,
+        }
+
+    def _white_box(self, name: str) -> dict[str, Any]:
+        attacks = white_box_attacks(self.config.evaluation, self.data.bounds)
+        report = self._report(name, attacks)
+        report.to_json(self._folder / name / REPORT)
+        counts = _counts(report)
+        del counts["correct"][WORST_CASE]  # of balls of different norms: nothing that could be compared
+        for norm, label in WORST.items():
+            masks = [report.robust[one] for one, attack in attacks.items() if _norm(attack) == norm]
+            if masks:
+                counts["correct"][label] = int(np.logical_and.reduce(masks).sum())
+        return counts
+
+    def _strengths(self, name: str, part: Part) -> dict[str, Any]:
+        attacks = growing_attacks(part, self.data.bounds)
+        return {**_counts(self._report(name, attacks, part)), "eps": list(radii_of(part).values())}
+
+    def _amplification(self, name: str, part: Part) -> dict[str, Any]:
+        x, y = self._images(part)
+        model, batch = self._model(name), self.config.evaluation.batch_size
+        x_adv = np.asarray(self._attack(part.attack, seed=self.seed)(model, x, y, batch_size=batch))
+        profile = error_amplification(model, x, x_adv, batch_size=batch)
+        return {"mean": profile.mean, "std": profile.std, "undefined": profile.undefined, "n": profile.n}
+
+    def _transfer(self, name: str, part: Part) -> dict[str, Any]:
+        x, y = self._images(part)
+        twins = {} if self._twin is None else {name: trained(self._twin, name)}
+        matrix = transfer_matrix(
+            {other: self._model(other) for other in self._names(part)},
+            x,
+            y,
+            self._attack(part.attack),
+            twins,
+            only=[name],
+            batch_size=self.config.evaluation.batch_size,
+            seed=self.seed,
+        )
+        content = json.loads(matrix.to_json())
+        return {
+            "n": matrix.n,
+            "accuracy": dict(zip(matrix.targets, content["accuracy"][0], strict=True)),
+            "clean": dict(zip(matrix.targets, content["clean"], strict=True)),
+        }
+
+    def _ensemble(self, name: str, part: Part) -> dict[str, Any]:
+        counts = _counts(self._report(name, {str(part.attack["attack"]): self._attack(part.attack)}, part))
+        # The white-box attacks on these images, to compare with.
+        robust = RobustnessReport.from_json(self._folder / name / REPORT).robust
+        attacks = white_box_attacks(self.config.evaluation, self.data.bounds)
+        masks = [robust[one] for one, attack in attacks.items() if _norm(attack) == _norm(self._attack(part.attack))]
+        if masks:
+            counts["correct"]["white box"] = int(np.logical_and.reduce(masks)[: counts["n"]].sum())
+        return counts
+
+    def _blackbox(self, name: str, part: Part) -> dict[str, Any]:
+        boundary, growing = black_box_attacks(part, self.data.bounds)
+        walk = self._report(name, {"Boundary": boundary}, part, keep=True)
+        # One walk as near as it comes answers for every radius.
+        x, _ = self._images(part)
+        far = np.where(walk.robust["Boundary"], np.inf, distances(x, walk.x_adv["Boundary"], "l2"))
+        far[~walk.robust["clean"]] = 0
+        report = self._report(name, growing, part)
+        # What fell within a ball falls within larger ones, which contain it.
+        left = np.logical_and.accumulate([report.robust[label] for label in growing], axis=0)
+        return {
+            "n": len(far),
+            "clean": int(walk.robust["clean"].sum()),
+            "eps": list(radii_of(part).values()),
+            "Boundary": [int((far > eps).sum()) for eps in radii_of(part).values()],
+            "N-Attack": [int(one.sum()) for one in left],
+        }
+
+
+def _norm(attack: Any) -> str:
+    return getattr(attack, "norm", "l2")
+
+
+def _counts(report: RobustnessReport) -> dict[str, Any]:
+    """Samples right under each attack, and their number."""
+    return {"n": report.rows[0].n, "correct": {row.name: row.correct for row in report.rows}}

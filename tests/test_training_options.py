@@ -1,0 +1,276 @@
+"""What a training may have besides its objective: free and fast training, warm-up, averages, a regularizer."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from nets import layers, randomize, tiny
+from trainings import Brighter, N, Y, ce_tf, compiled, fit, low_bit_training, net, same, small
+
+import keras_esq as esq
+from keras_esq import training
+from keras_esq._keras import keras
+
+
+@pytest.fixture
+def images():
+    return np.random.default_rng(0).random((12, 8, 8, 3), dtype=np.float32) * 0.7
+
+
+# Free and fast adversarial training.
+
+
+def test_free_training_is_its_loop(images):
+    """Two replays, each one gradient for weights and perturbation, computed by hand."""
+    network, twin = net(), net()
+    attack = esq.attacks.PGD(eps=0.1)
+    model = compiled(network, training.Free(replays=2), 0.1, attack=attack, seed=4)
+    logs = model.train_on_batch(images, Y, return_dict=True)
+    seed = tf.random.experimental.stateless_fold_in(tf.constant([4, 0]), 1)
+    offset = tf.random.stateless_uniform(images.shape, seed, -0.1, 0.1)
+    x_adv, losses = tf.clip_by_value(images + offset, 0, 1), []
+    for _ in range(2):
+        with tf.GradientTape() as tape:
+            tape.watch(x_adv)
+            losses.append(ce_tf(twin(x_adv), tf.one_hot(Y, 3)))
+        *gradients, gradient = tape.gradient(losses[-1], [*twin.trainable_weights, x_adv])
+        for w, g in zip(twin.trainable_weights, gradients, strict=True):
+            w.assign_sub(0.1 * g)
+        x_adv = tf.clip_by_value(x_adv + 0.1 * tf.sign(gradient), images - np.float32(0.1), images + np.float32(0.1))
+        x_adv = tf.clip_by_value(x_adv, 0, 1)
+    assert logs["loss"] == pytest.approx(np.mean(losses), rel=1e-4)
+    assert int(model.optimizer.iterations) == 2
+    for one, other in zip(network.get_weights(), twin.get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=2e-6)
+
+
+def test_free_training_of_a_low_bit_network(digits, tmp_path):
+    model = low_bit_training(training.Free(replays=3))
+    history = fit(model, digits, 2)
+    assert set(history) == {"loss", "accuracy", "adversarial_accuracy", "ratio"}
+    assert history["loss"][1] < history["loss"][0]
+    assert int(model.optimizer.iterations) == 3 * 2 * 2
+    model.save(tmp_path / "model.keras")
+    assert esq.load_model(tmp_path / "model.keras").objective == training.Free(replays=3)
+    model.objective = "free"
+    model.attack = Brighter()
+    with pytest.raises(ValueError, match="eps ball"):
+        fit(model, digits, 3, initial_epoch=2)
+
+
+def test_fast_training_attack_is_fgsm_from_a_random_start(images):
+    network, seed = net(), tf.constant([3, 4])
+    attack = esq.attacks.fast_fgsm(0.1)
+    found = tf.function(lambda: attack.perturb(network, images, Y, seed=seed))()
+    uniform = tf.random.stateless_uniform(images.shape, tf.random.fold_in(seed, 0), -0.1, 0.1)
+    delta = np.clip(images + uniform, 0, 1) - images
+    with tf.GradientTape() as tape:
+        x = tf.constant(images + delta)
+        tape.watch(x)
+        loss = ce_tf(network(x), tf.one_hot(Y, 3))
+    delta = np.clip(delta + 0.125 * np.sign(tape.gradient(loss, x)), -0.1, 0.1)
+    np.testing.assert_allclose(found, np.clip(images + delta, 0, 1), atol=1e-6)
+    assert esq.attacks.fast_fgsm(0.1, step_size=0.1, seed=3).step_size == 0.1
+
+
+# Warm-up, averages.
+
+
+def test_warm_up_ramps_without_a_new_trace(images):
+    eps = tf.Variable(0.1)
+    attack = esq.attacks.PGD(eps=eps, step_size=0.2, steps=1)
+    traces, seen = [], []
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Counted(training.Trades):
+        def loss(self, step, x_adv):
+            traces.append(1)
+            return super().loss(step, x_adv)
+
+    class Note(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            seen.append((float(self.model.regularizer_factor), float(eps), logs["pairing_loss"], len(traces)))
+
+    def fit(first, last):
+        model = compiled(net(), Counted(beta=3.0), attack=attack, seed=3)
+        callbacks = [training.WarmUp(3, eps=0.1), Note()]
+        model.fit(images, Y, epochs=last, initial_epoch=first, verbose=0, callbacks=callbacks, batch_size=12)
+        return model
+
+    model = fit(0, 5)
+    assert len({s[3] for s in seen}) == 1
+    assert [s[0] for s in seen] == pytest.approx([0.25, 0.5, 0.75, 1.0, 1.0])
+    assert [s[1] for s in seen] == pytest.approx([0.025, 0.05, 0.075, 0.1, 0.1])
+    assert seen[0][2] < 0.2 * seen[4][2]
+    fit(2, 3)
+    assert seen[-1][:2] == pytest.approx((0.75, 0.075))
+    assert (float(model.regularizer_factor), float(eps)) == pytest.approx((1.0, 0.1))
+    model.regularizer_factor.assign(0.5)  # as an interrupted training leaves it
+    full = model.fit(images, Y, verbose=0, batch_size=12).history["pairing_loss"]
+    assert full == pytest.approx([seen[4][2]], rel=0.3)
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "words"),
+    [
+        (lambda: training.WarmUp(0), ValueError, "epochs"),
+        (lambda: training.WarmUp(2, regularizer=False), ValueError, "nothing would grow"),
+        (lambda: (compiled(net(), "trades"), training.WarmUp(2, eps=0.1)), ValueError, "tf.Variable"),
+        (lambda: (compiled(net(), "natural"), training.WarmUp(2)), ValueError, "regularizer"),
+        (lambda: (plain_compiled("sgd"), training.WarmUp(2)), TypeError, "ErrorSilencedModel"),
+        (lambda: (plain_compiled("sgd"), training.WeightAverage()), ValueError, "use_ema=True"),
+        (lambda: training.WeightAverage(np.full((2, 8, 8, 3), np.nan)), ValueError, "NaN"),
+        (lambda: training.reestimate_batchnorm(tiny(), np.zeros((2, 8, 8, 1))), ValueError, "shape"),
+        (lambda: training.reestimate_batchnorm("net", np.zeros((2, 8, 8, 1))), TypeError, "tf_keras.Model"),
+    ],
+)
+def test_wrong_callbacks(images, make, error, words):
+    def run():
+        model, callback = make()
+        model.fit(images, Y, verbose=0, callbacks=[callback])
+
+    with pytest.raises(error, match=words):
+        run()
+
+
+def plain_compiled(optimizer):
+    model = net("softmax")
+    model.compile(optimizer, "sparse_categorical_crossentropy")
+    return model
+
+
+@pytest.mark.parametrize(("bits", "tolerance"), [(None, 1e-4), (8, 0.05)])
+def test_batchnorm_statistics_are_means_over_the_batches(images, bits, tolerance):
+    """One layer deep, against numpy; nothing else changes, and every filter is quantized."""
+    low_bit = esq.quantize_model(tiny(), "ternary", activation_bits=bits)
+    model = compiled(low_bit, "natural", 0.1)
+    esq.quantize.set_ratio(low_bit, 0.5)
+    model.fit(images, Y, verbose=0)
+    norm = next(m for m in low_bit.submodules if isinstance(m, keras.layers.BatchNormalization))
+    before = {w.name: w.numpy() for w in low_bit.weights}
+    momentum = norm.momentum
+    training.reestimate_batchnorm(model, images, batch_size=5)
+    conv = keras.Model(low_bit.inputs, low_bit.get_layer("conv").output)
+    means, variances = [], []
+    for start in (0, 5, 10):
+        out = conv(images[start : start + 5]).numpy().astype(np.float64)
+        count = out.size // out.shape[-1]
+        means.append(out.mean((0, 1, 2)))
+        variances.append(out.var((0, 1, 2)) * count / (count - 1))  # Keras estimates without bias
+    share = [5 / 12, 5 / 12, 2 / 12]
+    np.testing.assert_allclose(norm.moving_mean, np.average(means, 0, share), atol=tolerance / 2)
+    np.testing.assert_allclose(norm.moving_variance, np.average(variances, 0, share), rtol=tolerance)
+    changed = {w.name for w in low_bit.weights if not np.array_equal(w, before[w.name])}
+    assert changed == {norm.moving_mean.name, norm.moving_variance.name}
+    assert norm.momentum == momentum
+    training.reestimate_batchnorm(net(), images)  # has none
+
+
+class Watch(keras.callbacks.Callback):
+    """The weights after each step."""
+
+    def __init__(self):
+        super().__init__()
+        self.steps = []
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.steps.append([w.numpy() for w in self.model.trainable_weights])
+
+
+def averaged(digits, epochs, folder=None):
+    low_bit = esq.quantize_model(small(3, seed=3), "ternary")
+    model = esq.ErrorSilencedModel(low_bit, objective="natural", seed=7)
+    optimizer = keras.optimizers.SGD(0.05, use_ema=True, ema_momentum=0.8)
+    model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
+    start = [w.numpy() for w in model.trainable_weights]
+    x, y = digits.x_train[:N], digits.y_train[:N]
+    watch, first, callbacks = Watch(), 0, []
+    if folder:
+        backup = training.Backup(folder)
+        first, callbacks = backup.restore(model), [backup]
+    callbacks = [training.WeightAverage(x), esq.QuantizationRatio("full"), watch, *callbacks]
+    options = {"epochs": epochs, "initial_epoch": first, "batch_size": 48, "verbose": 0}
+    history = model.fit(x, y, validation_data=(x, y), callbacks=callbacks, **options).history
+    return model, [start, *watch.steps], history
+
+
+def test_weight_average(digits, tmp_path):
+    """The latent weights' average, validated and kept; a stopped training goes on to the same one."""
+    model, steps, history = averaged(digits, 2)
+    average = steps[0]
+    for step in steps[1:]:
+        average = [0.8 * a + 0.2 * w for a, w in zip(average, step, strict=True)]
+    assert len(steps) == 5
+    for found, expected in zip(model.trainable_weights, average, strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert max(np.abs(a - b).max() for a, b in zip(average, steps[-1], strict=True)) > 1e-4
+    x, y = digits.x_train[:N], digits.y_train[:N]
+    assert history["val_loss"][-1] == pytest.approx(model.evaluate(x, y, verbose=0)[0], rel=1e-5)
+    averaged(digits, 1, tmp_path)
+    resumed, _, _ = averaged(digits, 2, tmp_path)
+    assert same(model, resumed)
+
+
+# The Lipschitz regularizer.
+
+
+def numpy_orthogonality(kernel):
+    """Of a kernel with its filters on the last axis."""
+    w = np.asarray(kernel, np.float64).reshape(-1, kernel.shape[-1])
+    gram = w.T @ w if w.shape[1] <= w.shape[0] else w @ w.T
+    return ((gram - np.eye(len(gram))) ** 2).sum()
+
+
+def test_orthogonality_is_the_formula(images):
+    network = keras.Sequential(
+        [
+            keras.Input((8, 8, 3)),
+            layers.Conv2D(4, 3, name="conv"),
+            layers.DepthwiseConv2D(3, depth_multiplier=2, name="depthwise"),
+            layers.Conv2DTranspose(5, 3, name="transposed"),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(7, name="wide"),
+        ]
+    )
+    randomize(network)
+    low_bit = esq.quantize_model(network, "ternary")
+    kernels = {layer.name: np.asarray(layer.get_weights()[0]) for layer in esq.strip(low_bit).layers if layer.weights}
+    conv, depthwise, transposed, wide = (kernels[name] for name in ("conv", "depthwise", "transposed", "wide"))
+    expected = numpy_orthogonality(conv) + numpy_orthogonality(wide)
+    expected += sum(numpy_orthogonality(depthwise[:, :, channel]) for channel in range(4))
+    expected += numpy_orthogonality(np.moveaxis(transposed, 2, 3))
+    y = np.arange(12) % 7
+    assert float(training.Orthogonality(0.02).of_network(low_bit)) == pytest.approx(0.01 * expected, rel=1e-4)
+    logs = []
+    for regularizer in (None, training.Orthogonality(0.02)):
+        model = compiled(low_bit, "trades", seed=1, regularizer=regularizer)
+        logs.append(model.train_on_batch(images, y, return_dict=True)["loss"])
+    assert logs[1] - logs[0] == pytest.approx(0.01 * expected, rel=1e-3)
+
+
+def test_orthogonality_reaches_the_latent_weights(images, digits, tmp_path):
+    orthogonal = np.linalg.qr(np.random.default_rng(0).normal(size=(9, 9)))[0][:, :4].astype(np.float32)
+    regularizer = training.Orthogonality(beta=2.0)
+    assert float(regularizer(orthogonal)) == pytest.approx(0, abs=1e-10)
+    assert float(regularizer(orthogonal.T)) == pytest.approx(0, abs=1e-10)
+    assert float(regularizer(2 * orthogonal)) == pytest.approx(4 * 9, rel=1e-5)
+    low_bit = esq.quantize_model(small(3, seed=3), "binary")
+    model = esq.ErrorSilencedModel(low_bit, objective="natural", regularizer=training.Orthogonality(0.5))
+    model.compile(keras.optimizers.SGD(0.05), "sparse_categorical_crossentropy")
+    before = float(model.regularizer.of_network(low_bit))
+    fit(model, digits, 4)
+    assert float(model.regularizer.of_network(low_bit)) < 0.7 * before
+    model.save(tmp_path / "model.keras")
+    loaded = esq.load_model(tmp_path / "model.keras")
+    assert loaded.regularizer.beta == 0.5
+    batch = digits.x_val[:9], digits.y_val[:9]
+    assert loaded.evaluate(*batch, verbose=0) == pytest.approx(model.evaluate(*batch, verbose=0), rel=1e-5)
+    with pytest.raises(TypeError, match="Orthogonality"):
+        esq.ErrorSilencedModel(low_bit, regularizer="l2")
+    with pytest.raises(ValueError, match="kernel_regularizer"):
+        esq.ErrorSilencedModel(tiny(), regularizer=regularizer)
+    with pytest.raises(ValueError, match="beta"):
+        training.Orthogonality(-1)
+    layer = layers.Dense.from_config(layers.Dense(3, kernel_regularizer=regularizer).get_config())
+    assert layer.kernel_regularizer.beta == 2.0
