@@ -160,7 +160,13 @@ def _of_each(names: Iterable[str], job: Callable[[str], Any], what: str) -> dict
 
 def _evaluate(models: dict[str, Any], digits: data.Dataset, seed: int) -> dict[str, RobustnessReport]:
     x, y = digits.x_test, digits.y_test
-    options: dict[str, Any] = {"attacks": TEST_ATTACKS, "batch_size": 400, "seed": seed, "progress": False, "keep_examples": True}
+    options: dict[str, Any] = {
+        "attacks": TEST_ATTACKS,
+        "batch_size": 400,
+        "seed": seed,
+        "progress": False,
+        "keep_examples": True,
+    }
     return _of_each(models, lambda name: evaluate_robustness(models[name], x, y, **options), "attack")
 
 

@@ -13,7 +13,8 @@ import keras_esq as esq
 from keras_esq import cli
 from keras_esq._keras import keras
 from keras_esq.attacks import PGD
-from keras_esq.training import Backup
+from keras_esq.cli import train
+from keras_esq.training import OBJECTIVES, Backup
 
 N, EPOCHS = 100, 3
 
@@ -178,6 +179,11 @@ def test_train_command(tmp_path, capsys):
     assert cli.main(["train", again, *natural, "--optimizer", "sgd", "--schedule", "constant"]) == 0
     assert cli.main(["train", again, "--out", str(tmp_path / "twice")]) == 1
     assert "quantized already" in capsys.readouterr().err
+    student = [*TRAIN, "--epochs", "1", "--objective", "distillation", "--out"]
+    assert cli.main([*student, str(tmp_path / "student"), "--teacher", str(other / "model.keras")]) == 0
+    assert cli.main([*student, str(tmp_path / "alone")]) == 1
+    assert "--teacher" in capsys.readouterr().err
+    assert set(train.OBJECTIVES) == set(OBJECTIVES)
     assert cli.main(["train", "smal_cnn", "--out", str(tmp_path / "x")]) == 1
     assert "small_cnn" in capsys.readouterr().err
 

@@ -1,6 +1,7 @@
 """`keras-esq experiment`: presets, interrupted runs, tables, findings."""
 
 import copy
+import dataclasses
 import json
 import os
 import signal
@@ -28,13 +29,13 @@ TINY = {
         "quantize": {"source": "AF", "weights": "binary", "ratio": {"0": 0.5, "1": 1.0}},
     },
     "models": [
-        {"name": "AF", "objective": "adversarial", "epochs": 3, "restore_best": "val_adversarial_accuracy"},
+        {"name": "AF", "objective": "adversarial", "restore_best": "val_adversarial_accuracy"},
         {"name": "AEB", "train": "quantize", "objective": "pairing", "pairing": {"weight": 0.1, "distance": "l2"}},
     ],
     "evaluation": {
         "images": 24,
         "batch_size": 12,
-        "attacks": {"PGD": ATTACK, "DDN": {"attack": "DDN", "eps": 0.5, "steps": 2}},
+        "attacks": {"PGD": ATTACK},
     },
 }
 # Further models and all parts of the evaluation.
@@ -45,6 +46,7 @@ FULL["models"] += [
     {"name": "AEB-middle", "train": "quantize", "objective": "pairing", "pairing": {"layers": ["middle"]}},
     {"name": "student", "train": "quantize", "objective": "distillation", "objective_options": {"teacher": "AF"}},
 ]
+FULL["evaluation"]["attacks"]["DDN"] = {"attack": "DDN", "eps": 0.5, "steps": 2}
 FULL["evaluation"] |= {
     "strengths": {"models": ["AF", "AVB"], "attack": {"attack": "FGSM"}, "eps": ["1/255", 0.05, 0.1, 0.2, 0.3]},
     "transfer": {"models": ["AF", "AEB"], "attack": ATTACK, "images": 12},
@@ -218,6 +220,10 @@ def test_an_interrupted_experiment_comes_to_the_same(tmp_path, monkeypatch):
     other = experiment.config_from(changed(TINY, models__1__epochs=4))
     with pytest.raises(ValueError, match=r"models.AEB.epochs is 4 instead of 2"):
         experiment.run(other, tmp_path / "whole")
+    digits = esq.data.load("digits")
+    monkeypatch.setattr(running.data, "resolve", lambda *_: dataclasses.replace(digits, x_test=digits.x_test / 2))
+    with pytest.raises(ValueError, match="other x_test of"):
+        experiment.run(fewer, tmp_path / "whole")
 
 
 @pytest.mark.slow
@@ -364,6 +370,7 @@ def test_bad_presets_say_what_is_wrong_and_leave_nothing(change, words, tmp_path
         (["small", "--data-path", "nothing.npz"], "nothing.npz"),
         (["bad.toml"], "Expected a TOML file"),
         (["smoke", "--out", "full"], "has files"),
+        (["smoke", "--compare", "nothing"], "nothing"),
     ],
 )
 def test_bad_arguments(arguments, words, tmp_path, capsys, monkeypatch):

@@ -11,7 +11,7 @@ from keras_esq._keras import keras
 from keras_esq.attacks import FGSM, PGD
 from keras_esq.evaluation import allocate_bits, evaluate_robustness, sensitivity
 from keras_esq.evaluation.allocation import cheapest, fixed_bytes
-from keras_esq.evaluation.sensitivity import NAMES, layer_bytes, quantized
+from keras_esq.evaluation.layer_sensitivity import NAMES, layer_bytes, quantized
 from tests.nets import tiny, zoo
 
 ATTACK = FGSM(eps=0.05)

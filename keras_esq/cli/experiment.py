@@ -21,6 +21,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 def _run(arguments: argparse.Namespace) -> dict[str, Any]:
     from keras_esq import experiment
 
+    if arguments.compare:
+        experiment.read_results(arguments.compare)  # a wrong folder shows before hours of work
     report = experiment.run(
         arguments.preset,
         arguments.out,

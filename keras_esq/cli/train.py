@@ -15,6 +15,7 @@ from keras_esq.cli import folder
 from keras_esq.cli.command import Command
 from keras_esq.cli.inputs import add_data, load_data, load_model
 
+OBJECTIVES = ("pairing", "adversarial", "natural", "trades", "mart", "distillation", "free")
 _OPTIMIZERS = {"adam": 0.003, "sgd": 0.05}
 _SCHEDULES = ("cosine", "constant")
 
@@ -28,8 +29,12 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resume", action="store_true", help="go on with the training in --out")
     parser.add_argument("--weights", default="ternary", choices=("binary", "ternary", "float"), help="(%(default)s)")
     parser.add_argument(
-        "--objective", default="pairing", choices=("pairing", "adversarial", "natural"), help="(%(default)s)"
+        "--objective",
+        default="pairing",
+        choices=OBJECTIVES,
+        help="with its default settings (%(default)s)",
     )
+    parser.add_argument("--teacher", metavar="MODEL", help="of distillation: a robust float model, named as MODEL is")
     parser.add_argument("--pairing-weight", type=float, help="of the logits' distance (default: LogitPairing's)")
     parser.add_argument("--distance", help="of the logit pairing (default: LogitPairing's)")
     parser.add_argument("--eps", type=float, default=8 / 255, help="of PGD, in input units (%(default).4f)")
@@ -114,6 +119,7 @@ def _model(arguments: argparse.Namespace, data: Any) -> Any:
     from keras_esq.attacks import PGD
     from keras_esq.quantize import quantize_model
     from keras_esq.training import ErrorSilencedModel, LogitPairing
+    from keras_esq.training.objectives import build
 
     network = _network(arguments.model, data)
     if arguments.weights != "float":
@@ -121,17 +127,23 @@ def _model(arguments: argparse.Namespace, data: Any) -> Any:
     elif isinstance(network, ErrorSilencedModel):
         network = network.network
     objective, pairing = arguments.objective, {}
+    if (objective == "distillation") != bool(arguments.teacher):
+        raise ValueError(
+            "Expected --teacher MODEL, a robust float model, with --objective distillation and no other. Received "
+            f"--objective {objective} {'with' if arguments.teacher else 'without'} --teacher."
+        )
     if arguments.pairing_weight is not None:
         pairing["weight"] = arguments.pairing_weight
     if arguments.distance is not None:
         pairing["distance"] = arguments.distance
     step_size = arguments.eps / 4 if arguments.step_size is None else arguments.step_size
     attack = PGD(eps=arguments.eps, step_size=step_size, steps=arguments.steps, norm=arguments.norm, bounds=data.bounds)
+    teacher = {"teacher": load_model(arguments.teacher)} if arguments.teacher else {}
     model = ErrorSilencedModel(
         network,
         attack=None if objective == "natural" else attack,
         pairing=LogitPairing(**pairing) if objective == "pairing" else None,
-        objective=objective,
+        objective=build(objective, **teacher),
         validation_attack=attack,
         seed=arguments.seed,
     )

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from keras_esq._checks import check_count
-from keras_esq.evaluation.sensitivity import NAMES, Sensitivity, float_copy, kernel_layers, layer_bytes
+from keras_esq.evaluation.layer_sensitivity import NAMES, Sensitivity, float_copy, kernel_layers, layer_bytes
 from keras_esq.quantize import summary
 
 # Room for rounding when partial choices are given up, as a share of the largest term of a bound.

@@ -9,6 +9,19 @@ from keras_esq.experiment.comparing import compare
 from keras_esq.experiment.config import Config, config_from
 from keras_esq.experiment.presets_in import PRESETS, read_preset
 from keras_esq.experiment.report import Report, write_report
+from keras_esq.experiment.results import Results, read_results
 from keras_esq.experiment.running import load_config, run
 
-__all__ = ["PRESETS", "Config", "Report", "compare", "config_from", "load_config", "read_preset", "run", "write_report"]
+__all__ = [
+    "PRESETS",
+    "Config",
+    "Report",
+    "Results",
+    "compare",
+    "config_from",
+    "load_config",
+    "read_preset",
+    "read_results",
+    "run",
+    "write_report",
+]

@@ -17,7 +17,6 @@ from keras_esq.quantize import get_schedule, quantize_model
 from keras_esq.training import ActivationPairing, ErrorSilencedModel, LogitPairing, load_model
 from keras_esq.training.objectives import build
 
-# Modules of a recipe are trained on all images in each epoch, and validated on clean ones unless asked for more.
 LOSS = "sparse_categorical_crossentropy"
 # A weight for each layer of an activation pairing whose preset names none.
 ACTIVATION_WEIGHT = 0.5
@@ -43,7 +42,7 @@ def build_attack(table: Mapping[str, Any], bounds: tuple[float, float], **change
             f"Expected an attack of esq.attacks in {dict(table)}. Received: {name!r}. {near_matches(str(name), known)}"
         )
     kind = getattr(attacks, name)
-    fields = {field: None for field in kind.__dataclass_fields__ if field not in ("bounds", "targeted")}
+    fields = [field for field in kind.__dataclass_fields__ if field not in ("bounds", "targeted")]
     check_keys(settings, fields, f"an attack {name!r}")
     texts = ("norm", "loss", "version", "temperature")
     return kind(bounds=bounds, **{key: value if key in texts else number(value) for key, value in settings.items()})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
 from keras_esq.experiment.results import Results, Share, read_results
@@ -23,7 +22,7 @@ def compare(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> Table:
         FileNotFoundError: if one is no folder of an experiment.
         ValueError: if they have no model or no attack in common.
     """
-    one, other = (read_results(Path(path)) for path in (a, b))
+    one, other = (read_results(path) for path in (a, b))
     names = [recipe.name for recipe in one.having("attacks") if other.of(recipe.name, "attacks")]
     columns = [attack for attack in _columns(one) if attack in _columns(other)]
     if not names or not columns:

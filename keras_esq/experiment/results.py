@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import statistics
 from pathlib import Path
 from typing import Any
@@ -94,7 +95,7 @@ class Results:
         return next(iter(self.of(model, "size").values()))
 
 
-def read_results(out: Path, seeds: int | None = None) -> Results:
+def read_results(out: str | os.PathLike[str], seeds: int | None = None) -> Results:
     """The results in an experiment's folder.
 
     Args:
@@ -104,6 +105,7 @@ def read_results(out: Path, seeds: int | None = None) -> Results:
     Raises:
         FileNotFoundError: if it is none.
     """
+    out = Path(out)
     path = out / CONFIG
     if not path.is_file():
         raise FileNotFoundError(f"Expected the folder of an experiment. Received {str(out)!r}, which has no {CONFIG}.")

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from keras_esq import _toml, data
 from keras_esq._checks import check_count
@@ -21,7 +24,7 @@ from keras_esq.experiment.report import Report, write_report
 from keras_esq.experiment.results import CONFIG
 from keras_esq.experiment.train import is_trained, tidy, train
 
-ENVIRONMENT, LOG = "environment.json", "log.txt"
+ENVIRONMENT, LOG, DATA = "environment.json", "log.txt", "data.json"
 
 
 def load_config(preset: str, dataset: str | None = None, model: str | None = None) -> Config:
@@ -65,6 +68,25 @@ def start(out: Path, config: Config, images: data.Dataset) -> None:
     check_recipes(config, images)
     out.mkdir(parents=True, exist_ok=True)
     write_atomic(path, text)
+
+
+def _check_data(path: Path, images: data.Dataset) -> None:
+    """Note what the data are, or check that they are those of the models that are there."""
+    arrays = {name: getattr(images, name) for name in ("x_train", "y_train", "x_val", "y_val", "x_test", "y_test")}
+    found = {
+        name: {"shape": list(array.shape), "sha256": hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()}
+        for name, array in arrays.items()
+    }
+    if not path.exists():
+        write_atomic(path, json.dumps(found, indent=1) + "\n")
+        return
+    kept = json.loads(path.read_text())
+    other = [name for name in found if found[name] != kept.get(name)]
+    if other:
+        raise ValueError(
+            f"Expected the data of the experiment in {str(path.parent)!r}, see its {path.name}. Received other "
+            f"{', '.join(other)} of {images.name!r}. Give the --data-path of then, or choose another folder."
+        )
 
 
 def _trained(config: Config, wanted: Config) -> dict[str, Any]:
@@ -139,6 +161,7 @@ def run(
     out = Path(out)
     images = load_data(config, data_path)
     start(out, config, images)
+    _check_data(out / DATA, images)
     write_atomic(out / ENVIRONMENT, json.dumps(environment(), indent=2) + "\n")
     log = Log(out / LOG)
     folders = [out / f"seed-{seed}" for seed in range(seeds)]
