@@ -94,6 +94,7 @@ class Evaluator:
 
     def _settings(self, attacks: Mapping[str, Any], part: Part | None = None) -> dict[str, Any]:
         return {
+            "on": self.config.evaluation.on,
             "images": len(self._images(part)[0]),
             "batch_size": self.config.evaluation.batch_size,
             "attacks": json.loads(json.dumps(attacks)),
@@ -101,8 +102,10 @@ class Evaluator:
 
     def _images(self, part: Part | None) -> tuple[np.ndarray, np.ndarray]:
         counts = [one for one in (self.config.evaluation.images, part.images if part else 0) if one]
-        count = min(counts, default=len(self.data.x_test))
-        return self.data.x_test[:count], self.data.y_test[:count]
+        test = self.config.evaluation.on == "test"
+        x, y = (self.data.x_test, self.data.y_test) if test else (self.data.x_val, self.data.y_val)
+        count = min(counts, default=len(x))
+        return x[:count], y[:count]
 
     def _do(self, name: str, kind: str, settings: dict[str, Any], function: Callable[[str], dict[str, Any]]) -> None:
         """Do a part of a model's evaluation unless it is done."""

@@ -30,6 +30,7 @@ class Part:
     nattack: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
+ON = ("test", "validation")
 # What each part must and may have besides models and images.
 PARTS: dict[str, tuple[str, ...]] = {
     "strengths": ("attack", "eps"),
@@ -46,13 +47,15 @@ class Evaluation:
     """The table [evaluation].
 
     Attributes:
-        images: just the first so many test images; 0 for all.
+        on: "test", or "validation" for experiments by which a recipe is chosen; test images choose nothing.
+        images: just the first so many of these images; 0 for all.
         batch_size: images attacked at once.
         attacks: white-box attacks {name: {"attack": class in esq.attacks, and its settings}} on every model.
         parts: {name: settings} of "strengths" (Table 1), "curve" (Figure 2), "amplification" (Figure 1), "transfer"
             (Table 3b), "ensemble" (AutoAttack) and "blackbox" (Figure 3).
     """
 
+    on: str = "test"
     images: int = 0
     batch_size: int = 250
     attacks: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
@@ -60,7 +63,7 @@ class Evaluation:
 
     def tables(self) -> dict[str, Any]:
         """As a table of the preset."""
-        own = {"images": self.images, "batch_size": self.batch_size, "attacks": self.attacks}
+        own = {"on": self.on, "images": self.images, "batch_size": self.batch_size, "attacks": self.attacks}
         return {**own, **{name: without_defaults(part) for name, part in self.parts.items()}}
 
 
@@ -70,7 +73,13 @@ def evaluation_from(table: Any, models: Sequence[str]) -> Evaluation:
     Raises:
         TypeError, ValueError: for unknown keys or models, with near matches, and for unusable values.
     """
-    check_keys(check_type(table, dict, "[evaluation]"), ("images", "batch_size", "attacks", *PARTS), "[evaluation]")
+    known = ("on", "images", "batch_size", "attacks", *PARTS)
+    check_keys(check_type(table, dict, "[evaluation]"), known, "[evaluation]")
+    on = table.get("on", "test")
+    if on not in ON:
+        raise ValueError(
+            f"Expected on of [evaluation] out of {list(ON)}. Received: {on!r}. {near_matches(str(on), ON)}"
+        )
     images = check_count("images of [evaluation]", table.get("images", 0), minimum=0)
     batch_size = check_count("batch_size of [evaluation]", table.get("batch_size", 250))
     attacks = check_type(table.get("attacks", {}), dict, "[evaluation.attacks]")
@@ -79,7 +88,7 @@ def evaluation_from(table: Any, models: Sequence[str]) -> Evaluation:
     for name, settings in attacks.items():
         check_type(settings, dict, f"[evaluation.attacks.{name}]")
     parts = {name: _part(name, table[name], models) for name in PARTS if name in table}
-    return Evaluation(images=images, batch_size=batch_size, attacks=attacks, parts=parts)
+    return Evaluation(on=on, images=images, batch_size=batch_size, attacks=attacks, parts=parts)
 
 
 def _part(name: str, table: Any, models: Sequence[str]) -> Part:

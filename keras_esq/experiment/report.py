@@ -80,7 +80,8 @@ def _page(report: Report, figures: dict[str, Path]) -> str:
     data = config.data.train
     intro = (
         f"`{config.network.name}` on {config.data.name}"
-        f"{f', {data:,} training images' if data else ''}; seeds: {seeds}.{spread} Recipes and attacks: {CONFIG}; all "
+        f"{f', {data:,} training images' if data else ''}; seeds: {seeds}.{spread} All figures are "
+        f"on {config.evaluation.on} images. Recipes and attacks: {CONFIG}; all "
         f"numbers: {RESULTS}."
     )
     parts = [f"# {config.network.name} on {config.data.name}", intro]
@@ -88,7 +89,8 @@ def _page(report: Report, figures: dict[str, Path]) -> str:
         lines = ["| finding | in this run | numbers | the paper |", "| --- | --- | --- | --- |"]
         lines += [f"| {one.claim} | **{one.verdict}** | {one.numbers} | {one.paper} |" for one in report.findings]
         explained = (
-            "Robustness is the share of test images that stand every white-box attack in L-inf; two figures differ if "
+            f"Robustness is the share of {config.evaluation.on} images that stand every white-box attack in L-inf; "
+            "two figures differ if "
             "their 95 % intervals do not overlap."
         )
         parts.append("\n".join(["## The paper's findings", "", *lines, "", explained]))

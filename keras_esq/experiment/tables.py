@@ -221,5 +221,6 @@ def _ensemble(results: Results) -> Table | None:
     ]
     n = next(iter(results.of(models[0].name, "ensemble").values()))["n"]
     header = ("model", "clean", "worst white-box attack", attack)
+    note = f"Not in the paper. All on the first {n} {results.config.evaluation.on} images."
     title = f"{attack}: are the white-box attacks strong enough? Accuracy (%)"
-    return Table("ensemble", title, header, tuple(rows), (f"Not in the paper. All on the first {n} test images.",))
+    return Table("ensemble", title, header, tuple(rows), (note,))
