@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 
 @contextlib.contextmanager
@@ -51,3 +53,11 @@ def write_atomic(path: str | os.PathLike[str], content: bytes | str) -> Path:
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
     return Path(path)
+
+
+def as_json(content: Any, path: str | os.PathLike[str] | None = None) -> str:
+    """`content` as JSON text, which has no NaN; also written to `path` if given."""
+    text = json.dumps(content, indent=2, allow_nan=False)
+    if path is not None:
+        write_atomic(path, text + "\n")
+    return text

@@ -195,6 +195,7 @@ def interrupted(config, out, monkeypatch):
     pytest.fail("never finished")
 
 
+@pytest.mark.slow
 def test_an_interrupted_experiment_comes_to_the_same(tmp_path, monkeypatch):
     config = experiment.config_from(TINY)
     experiment.run(config, tmp_path / "whole")
@@ -275,6 +276,16 @@ def test_presets_are_whole(preset, dataset, model):
         assert {"NF", "AF", "NVB", "AVB", "AEB", "AAB"} <= names
 
 
+@pytest.mark.parametrize("on", ["test", "validation"])
+def test_images_of_an_evaluation(on, tmp_path):
+    config = experiment.config_from(changed(TINY, evaluation__on=on, evaluation__images=5))
+    data = esq.data.load("digits")
+    x, y = evaluate.Evaluator(config, data, tmp_path, 0, None, None)._images(None)
+    wanted = (data.x_test, data.y_test) if on == "test" else (data.x_val, data.y_val)
+    np.testing.assert_array_equal(x, wanted[0][:5])
+    np.testing.assert_array_equal(y, wanted[1][:5])
+
+
 def test_presets_are_found_in_the_examples():
     folder = Path(__file__).parent.parent / "examples" / "presets"
     assert {path.stem for path in folder.glob("*.toml")} == set(experiment.PRESETS)
@@ -299,11 +310,16 @@ def test_the_paper_pairs_layers_that_its_networks_have(network, name):
     assert aliases == set(config.network.layers)
 
 
-def test_small_can_be_built():
+@pytest.mark.parametrize(
+    ("preset", "some"),
+    [("small", ("AF", "AET", "AEB-late")), ("ablation", ("AF", "one branch", "late", "RSLAD", "EMA"))],
+)
+def test_networks_of_presets_can_be_built(preset, some):
     for name in (None, "cifar10"):
-        config = experiment.load_config("small", name)
-        few = tuple(recipe for recipe in config.models if recipe.name in ("AF", "AET", "AEB-late"))
-        shape = (32, 32, 3) if name else (28, 28, 1)
+        config = experiment.load_config(preset, name)
+        few = tuple(recipe for recipe in config.models if recipe.name in some)
+        assert len(few) == len(some)
+        shape = (32, 32, 3) if name else (8, 8, 1)
         build.check_recipes(experiment.Config(**{**vars(config), "models": few}), dataset(shape))
 
 
@@ -344,6 +360,7 @@ def test_small_can_be_built():
         ({"models__1__attack": {**ATTACK, "epsilon": 1}}, "eps"),
         ({"models__1__attack": {**ATTACK, "eps": "8/x"}}, "8/255"),
         ({"evaluation__imags": 3}, "images"),
+        ({"evaluation__on": "training"}, "validation"),
         ({"evaluation__attacks": {}}, "at least one"),
         ({"evaluation__attacks": {"PGD": {"attack": "PGD", "eps": -1}}}, "eps"),
         ({"evaluation__transfer": {"models": ["AFF"], "attack": ATTACK}}, "AF"),

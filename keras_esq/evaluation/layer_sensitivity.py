@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import os
 from collections.abc import Iterator, Sequence
@@ -15,7 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from keras_esq._checks import check_count, check_images, check_labels, check_seed, near_matches
-from keras_esq._files import write_atomic
+from keras_esq._files import as_json
 from keras_esq._text import aligned
 from keras_esq.attacks import PGD, Attack
 from keras_esq.attacks.logits import input_shape_of
@@ -114,10 +113,7 @@ class Sensitivity:
         Raises:
             OSError: if `path` can't be written.
         """
-        text = json.dumps(dataclasses.asdict(self), indent=2, allow_nan=False)
-        if path is not None:
-            write_atomic(path, text + "\n")
-        return text
+        return as_json(dataclasses.asdict(self), path)
 
     def plot(self, path: str | os.PathLike[str]) -> Path:
         """Draw the increase of the loss by layer, a line for each number of bits, to `path` (PNG unless it says else).

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from dataclasses import dataclass
 
 from keras_esq._checks import near_matches
-from keras_esq._files import write_atomic
+from keras_esq._files import as_json
 from keras_esq._text import aligned
 
 
@@ -95,7 +94,4 @@ class MaskingAudit:
             OSError: if `path` can't be written.
         """
         content = {**dataclasses.asdict(self), "suspicious": self.suspicious, "failed": self.failed}
-        text = json.dumps(content, indent=2, allow_nan=False)
-        if path is not None:
-            write_atomic(path, text + "\n")
-        return text
+        return as_json(content, path)

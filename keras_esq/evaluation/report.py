@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from keras_esq._checks import near_matches
-from keras_esq._files import write_atomic
+from keras_esq._files import as_json
 from keras_esq._text import aligned
 from keras_esq.evaluation.intervals import wilson_interval
 
@@ -189,10 +189,7 @@ class RobustnessReport:
             "rows": [dataclasses.asdict(row) for row in self.rows],
             "robust": {name: "".join("01"[int(value)] for value in mask) for name, mask in self.robust.items()},
         }
-        text = json.dumps(content, indent=2, allow_nan=False)
-        if path is not None:
-            write_atomic(path, text + "\n")
-        return text
+        return as_json(content, path)
 
     @classmethod
     def from_json(cls, source: str | os.PathLike[str]) -> RobustnessReport:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from keras_esq._checks import check_count, check_images, check_labels, check_seed, near_matches
-from keras_esq._files import write_atomic
+from keras_esq._files import as_json
 from keras_esq._text import aligned
 from keras_esq.attacks import Attack
 from keras_esq.evaluation.batches import attack_batch, seeded
@@ -74,10 +73,7 @@ class TransferMatrix:
             "attack": self.attack,
             "n": self.n,
         }
-        text = json.dumps(content, indent=2, allow_nan=False)
-        if path is not None:
-            write_atomic(path, text + "\n")
-        return text
+        return as_json(content, path)
 
     def plot(self, path: str | os.PathLike[str]) -> Path:
         """Draw the matrix as a heat map to `path` (PNG unless its suffix says otherwise).
