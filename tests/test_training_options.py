@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from nets import layers, randomize, tiny
-from trainings import Brighter, N, Y, ce_tf, compiled, fit, low_bit_training, net, same, small
+from trainings import PGD, Brighter, N, Y, ce_tf, compiled, fit, low_bit_training, net, same, small
 
 import keras_esq as esq
 from keras_esq import training
 from keras_esq._keras import keras
+from keras_esq.attacks import logits_fn
+from keras_esq.training.attack_twin import AttackTwin
 
 
 @pytest.fixture
@@ -274,3 +276,64 @@ def test_orthogonality_reaches_the_latent_weights(images, digits, tmp_path):
         training.Orthogonality(-1)
     layer = layers.Dense.from_config(layers.Dense(3, kernel_regularizer=regularizer).get_config())
     assert layer.kernel_regularizer.beta == 2.0
+
+
+# attack_dtype.
+
+
+def with_everything():
+    image = keras.Input((8, 8, 3))
+    x = layers.SeparableConv2D(8, 3, use_bias=False)(image)
+    x = layers.ReLU()(layers.BatchNormalization(scale=False)(x))
+    y = layers.BatchNormalization(axis=-1, center=False)(layers.Conv2D(8, 3, padding="same")(x))
+    x = layers.Add()([x, esq.L1BatchNormalization()(y)]) * 0.5
+    x = layers.BatchNormalization(axis=1)(layers.DepthwiseConv2D(3)(x))
+    model = keras.Model(image, layers.Dense(3, activation="softmax")(layers.Flatten()(x)))
+    randomize(model)
+    return model
+
+
+@pytest.mark.parametrize("weights", [None, "binary"])
+def test_the_twin_computes_what_the_network_does(weights, images):
+    network = with_everything()
+    if weights:
+        network = esq.quantize_model(network, weights)
+    twin, logits = AttackTwin(network, "bfloat16"), logits_fn(network)
+    for _ in range(2):
+        expected = logits(tf.constant(images)).numpy()
+        got = logits_fn(twin.renewed())(tf.constant(images)).numpy()
+        np.testing.assert_allclose(got, expected, atol=0.05 * np.abs(expected).max())
+        assert np.abs(got - expected).max() > 0  # it is the narrower type
+        randomize(network, 1)  # as a training step changes it
+
+
+def test_attacks_are_made_against_the_twin(images, tmp_path):
+    results = {}
+    for dtype in (None, "bfloat16"):
+        model = compiled(esq.quantize_model(net(), "ternary"), "pairing", 0.1, PGD, seed=0, attack_dtype=dtype)
+        results[dtype] = model.fit(images, Y, epochs=2, batch_size=12, verbose=0).history
+    assert len(model.weights) == len(compiled(esq.quantize_model(net(), "ternary"), "pairing").weights)
+    assert results["bfloat16"]["loss"] == pytest.approx(results[None]["loss"], rel=0.05)
+    assert results["bfloat16"]["pairing_loss"][0] > 0.5 * results[None]["pairing_loss"][0] > 0
+    model.save(tmp_path / "m.keras")
+    again = esq.load_model(tmp_path / "m.keras")
+    assert again.attack_dtype == "bfloat16"
+    again.fit(images, Y, verbose=0)
+
+
+def test_bad_attack_dtypes():
+    with pytest.raises(ValueError, match="bfloat16"):
+        esq.ErrorSilencedModel(net(), attack_dtype="float16")
+
+    class Own(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.head = layers.Dense(3)
+
+        def call(self, x):
+            return self.head(tf.reshape(x, (-1, 192)))
+
+    own = Own()
+    own.build((None, 8, 8, 3))
+    with pytest.raises(ValueError, match="drop attack_dtype"):
+        esq.ErrorSilencedModel(own, attack_dtype="bfloat16")

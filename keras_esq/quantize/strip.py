@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from keras_esq._keras import tfmot_quantization
 from keras_esq.quantize.graph import check_network, clone_layer, rebuild
 from keras_esq.quantize.l1_batchnorm import L1BatchNormalization
-from keras_esq.quantize.wrapper import wrapper_low_bit_weights
+from keras_esq.quantize.state import low_bit_weights
 
 
 def strip(model: Any) -> Any:
@@ -26,26 +27,39 @@ def strip(model: Any) -> Any:
     Raises:
         TypeError, ValueError: as `quantize_model` does, for models whose layers can't be read off.
     """
-    network = check_network(model, "strip")
-    pairs: list[tuple[Any, Any]] = []
-
-    def make_layer(layer: Any, name: str) -> Any:
-        inner = _inner(layer)
-        mixed = inner.compute_dtype != inner.variable_dtype
-        settings = {"dtype": inner.variable_dtype} if mixed else {}
-        if isinstance(inner, L1BatchNormalization):  # in inference, Keras' own layer
-            new = inner.as_batch_normalization(name=name, **settings)
-        else:
-            new = clone_layer(inner, name, **settings)
-        pairs.append((layer, new))
-        return new
-
-    plain = rebuild(network, make_layer)
-    for layer, new in pairs:
-        quantized = {id(weight.latent): weight.quantized for weight in wrapper_low_bit_weights(layer)}
-        for old_variable, variable in zip(_inner(layer).weights, new.weights, strict=True):
+    plain, pairs = plain_copy(check_network(model, "strip"), _stripped)
+    quantized = {id(weight.latent): weight.quantized for weight in low_bit_weights(model)}
+    for old, new in pairs:
+        for old_variable, variable in zip(old.weights, new.weights, strict=True):
             variable.assign(quantized.get(id(old_variable), old_variable))
     return plain
+
+
+def plain_copy(network: Any, make_layer: Callable[[Any, str], Any]) -> tuple[Any, list[tuple[Any, Any]]]:
+    """A plain functional model like `network`, without wrappers and quantizers; weights are not copied.
+
+    Args:
+        network: what `check_network` returned.
+        make_layer: (layer of `network` out of its wrapper, name) -> the layer in its place, not yet called.
+
+    Returns:
+        (the model, pairs of a layer of `network` out of its wrapper and the one in its place).
+    """
+    pairs: list[tuple[Any, Any]] = []
+
+    def make(layer: Any, name: str) -> Any:
+        pairs.append((_inner(layer), make_layer(_inner(layer), name)))
+        return pairs[-1][1]
+
+    return rebuild(network, make), pairs
+
+
+def _stripped(layer: Any, name: str) -> Any:
+    mixed = layer.compute_dtype != layer.variable_dtype
+    settings = {"dtype": layer.variable_dtype} if mixed else {}
+    if isinstance(layer, L1BatchNormalization):  # in inference, Keras' own layer
+        return layer.as_batch_normalization(name=name, **settings)
+    return clone_layer(layer, name, **settings)
 
 
 def _inner(layer: Any) -> Any:

@@ -15,6 +15,7 @@ from keras_esq.keras3 import fit_arguments, from_keras3, is_keras3_model, transl
 from keras_esq.quantize import frozen_weights, low_bit_weights
 from keras_esq.training import data_checks
 from keras_esq.training.arguments import check_attacks, check_model, check_pairing
+from keras_esq.training.attack_twin import AttackTwin
 from keras_esq.training.heads import loss_for_head, metrics_for_head, trace_head
 from keras_esq.training.lipschitz import Orthogonality, check_regularizer
 from keras_esq.training.objectives import Objective, as_objective
@@ -54,6 +55,9 @@ class ErrorSilencedModel(keras.Model):
         validation_attack: attack for `evaluate` and the validation of `fit`, None for none. The attack of a training
             plus some steps is a good choice.
         regularizer: esq.training.Orthogonality(beta=...) on the low-bit weights, None for none.
+        attack_dtype: "bfloat16" makes the training attack against a copy of the network in mixed precision, faster on
+            processors with instructions for it (AVX512-BF16, AMX); the update and the validation attack are not
+            changed. Default None: the network itself. Objective "free" makes its own attack.
         seed: for partition and attack; None draws it from TensorFlow's global generator, so that
             tf_keras.utils.set_random_seed makes trainings repeatable.
         custom_objects: for a Keras 3 model, and Keras 3 losses and the like in `compile`: {class or its name:
@@ -76,6 +80,7 @@ class ErrorSilencedModel(keras.Model):
         objective: str | Objective | type[Objective] = "pairing",
         validation_attack: Attack | None = None,
         regularizer: Orthogonality | None = None,
+        attack_dtype: str | None = None,
         seed: int | None = None,
         custom_objects: dict[Any, Any] | None = None,
         **kwargs: Any,
@@ -101,6 +106,8 @@ class ErrorSilencedModel(keras.Model):
         pairings = as_pairings(LogitPairing() if pairing is None else pairing) if rule.pairs else ()
         self.__dict__["pairing"] = pairings
         self.__dict__["taps"] = tap(model, pairings)
+        self.attack_dtype = attack_dtype
+        self.__dict__["attack_twin"] = None if attack_dtype is None else AttackTwin(model, attack_dtype)
         # Derived from the epoch by WarmUp, so no part of a checkpoint.
         self.__dict__["regularizer_factor"] = tf.Variable(
             1.0, trainable=False, aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA
@@ -236,6 +243,7 @@ class ErrorSilencedModel(keras.Model):
             "objective": describe(self.objective) if isinstance(self.objective, Objective) else self.objective,
             "validation_attack": describe(self.validation_attack),
             "regularizer": describe(self.regularizer),
+            "attack_dtype": self.attack_dtype,
             "seed": self.seed,
         }
 
@@ -285,14 +293,14 @@ class ErrorSilencedModel(keras.Model):
 
     def _prepared(self, x: Any, y: Any) -> tuple[Any, Any]:
         """Float images and class ids of a batch, checked."""
-        attacks = [a for a in (self.attack, self.validation_attack) if a is not None]
-        bounds = attacks[0].bounds if attacks else None
-        units = self.network.output_shape[-1]
-        return data_checks.check_batch(x, y, bounds, units, self.__dict__.get("_label_kind"))
+        bounds, units, kind = self._limits()
+        return data_checks.check_batch(x, y, bounds, units, kind)
 
     def _check_arrays(self, x: Any, y: Any) -> None:
-        attacks = [a for a in (self.attack, self.validation_attack) if a is not None]
-        bounds = attacks[0].bounds if attacks else None
-        units = self.network.output_shape[-1]
-        shape = self.network.input_shape
-        data_checks.check_arrays(x, y, bounds, shape, units, self.__dict__.get("_label_kind"))
+        bounds, units, kind = self._limits()
+        data_checks.check_arrays(x, y, bounds, self.network.input_shape, units, kind)
+
+    def _limits(self) -> tuple[Any, int, Any]:
+        """What data must keep to: bounds of the images, number of outputs, kind of labels."""
+        attack = self.attack or self.validation_attack
+        return attack and attack.bounds, self.network.output_shape[-1], self.__dict__.get("_label_kind")

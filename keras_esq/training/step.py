@@ -87,7 +87,9 @@ class Step:
 
     def perturb(self, attack: Any = None) -> Any:
         """x_adv by `attack`; default: the training attack."""
-        return perturb(self.model.network, attack or self.attack, self.x, self.labels, self.seed(1))
+        twin = self.model.attack_twin
+        network = self.model.network if twin is None else twin.renewed()
+        return perturb(network, attack or self.attack, self.x, self.labels, self.seed(1))
 
     def forward(self, x: Any) -> Forward:
         """A pass of `x` in training mode."""
