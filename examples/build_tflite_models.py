@@ -54,7 +54,7 @@ RECIPES = {
     ),
     "mnist": Recipe("mnist", 20_000, 500, 16, 0.1, 5, 8, 10, (("binary", "mcu"), ("ternary", "mcu"))),
     "cifar10": Recipe(
-        "cifar10", None, 500, 32, 4 / 255, 5, 8, 8,
+        "cifar10", None, 300, 32, 4 / 255, 5, 5, 5,
         (("ternary", "mcu"), ("ternary", "phone-small"), ("ternary", "ethos-u")),
     ),
 }  # fmt: skip

@@ -9,6 +9,7 @@ import warnings
 
 import numpy as np
 import pytest
+from nets import randomize
 
 from keras_esq._keras import keras
 from keras_esq.attacks import PGD
@@ -131,6 +132,24 @@ def test_channels_of_zeros(path):
     for weights in ("binary", "ternary"):
         for target in ("phone", "phone-small", "mcu"):
             assert convert(quantize_model(model, weights), path, target=target, calibration=X).agreement.top1 > 0.8
+
+
+@pytest.mark.parametrize("target", ["phone", "phone-small", "mcu"])
+def test_filters_that_training_has_switched_off(target, path):
+    """BatchNormalization's gamma goes to almost 0, and TensorFlow has a smallest range for weights."""
+    image = keras.Input((12, 12, 3))
+    x = L.ReLU()(L.BatchNormalization(name="bn")(L.Conv2D(16, 3, use_bias=False)(image)))
+    x = L.ReLU()(L.BatchNormalization(name="bn2")(L.DepthwiseConv2D(3, use_bias=False)(x)))
+    model = keras.Model(image, L.Dense(5)(L.GlobalAveragePooling2D()(x)))
+    randomize(model)
+    gammas = np.logspace(-12, 0, 16)
+    for name in ("bn", "bn2"):
+        layer = model.get_layer(name)
+        layer.set_weights([gammas * np.sign(layer.get_weights()[0]), *layer.get_weights()[1:]])
+        gammas = gammas[::-1]
+    for weights in (None, "binary", "ternary"):
+        network = quantize_model(model, weights) if weights else model
+        assert convert(network, path, target=target, calibration=X).agreement.top1 > 0.8
 
 
 def test_shared_layers_store_their_kernel_once(path):

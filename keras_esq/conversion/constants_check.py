@@ -19,6 +19,11 @@ CONSTANT_STEPS = 0.55
 LOW_BIT_RELATIVE = 1e-5
 
 
+# TensorFlow widens a range below 1e-6, that of a filter whose BatchNormalization has learned a gamma of almost 0, and
+# so stores other small values. Outputs have one scale for all filters: what is so small beside them is 0 there.
+NOTHING = 1e-6
+
+
 class ConversionError(RuntimeError):
     """A converted file computes something else than its Keras model. No file was written."""
 
@@ -84,4 +89,5 @@ def _difference(tensor: Any, stored: np.ndarray, real: np.ndarray) -> tuple[np.n
     two_valued = (np.abs(real) >= largest * (1 - LOW_BIT_RELATIVE)) | (np.abs(real) <= largest * LOW_BIT_RELATIVE)
     low_bit = two_valued.all(axis=inside, keepdims=True)
     limit = np.where(low_bit, LOW_BIT_RELATIVE * largest, limit)
+    limit = np.maximum(limit, NOTHING * largest.max(initial=0.0))
     return off, limit, f"{LOW_BIT_RELATIVE:g} of their own (low-bit layers), {CONSTANT_STEPS} of int8 steps (others)"
