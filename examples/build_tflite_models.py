@@ -34,6 +34,8 @@ class Recipe:
         steps: of PGD in training.
         float_epochs, epochs: of the float adversarial network, and of each low-bit one from it.
         files: (weights, target) of each file.
+        square: images and queries of the Square attack on the file itself, which takes long in a microcontroller's
+            interpreter.
     """
 
     data: str
@@ -45,6 +47,7 @@ class Recipe:
     float_epochs: int
     epochs: int
     files: tuple[tuple[str, str], ...]
+    square: tuple[int, int] = (200, 1000)
 
 
 RECIPES = {
@@ -55,12 +58,11 @@ RECIPES = {
     "mnist": Recipe("mnist", 20_000, 500, 16, 0.1, 5, 8, 10, (("binary", "mcu"), ("ternary", "mcu"))),
     "cifar10": Recipe(
         "cifar10", None, 300, 32, 4 / 255, 5, 5, 5,
-        (("ternary", "mcu"), ("ternary", "phone-small"), ("ternary", "ethos-u")),
+        (("ternary", "mcu"), ("ternary", "phone-small"), ("ternary", "ethos-u")), (60, 300),
     ),
 }  # fmt: skip
 BATCH, RATE, SEED = 64, 0.003, 0
 RATIO = {0: 0.5, 1: 0.75, 2: 1.0}
-SQUARE_IMAGES, SQUARE_QUERIES = 200, 1000
 _CLEAN_OF_SQUARE = "clean of Square's images"
 FOLDER = Path(__file__).resolve().parents[1] / "tflite_models"
 
@@ -117,8 +119,8 @@ def file_accuracy(file, data, images) -> float:
 
 def describe(recipe: Recipe, data, model, report, file, seconds: float) -> dict:
     """The facts of a file's card."""
-    few = slice(0, SQUARE_IMAGES)
-    square = esq.attacks.Square(eps=recipe.eps, query_budget=SQUARE_QUERIES)
+    images, queries = recipe.square
+    few, square = slice(0, images), esq.attacks.Square(eps=recipe.eps, query_budget=queries)
     black_box = esq.evaluate_robustness(
         file, data.x_test[few], data.y_test[few], attacks={"Square": square}, seed=SEED, progress=False
     )
@@ -148,6 +150,7 @@ def describe(recipe: Recipe, data, model, report, file, seconds: float) -> dict:
 def card(name: str, facts: dict) -> str:
     """The Markdown card of a file; its last block is the same as JSON, for programs."""
     recipe, keras, file = facts["recipe"], facts["keras"], facts["file"]
+    images, queries = recipe["square"]
     bits = sorted(set(facts["bits"].values()))
     lines = [
         f"# {name}.tflite",
@@ -164,8 +167,8 @@ def card(name: str, facts: dict) -> str:
         f"- sha256: `{facts['sha256']}`",
         "",
         f"Accuracy in %, attacks L-inf with eps {recipe['eps']:.4g}. The file is given the images that were made "
-        f"against the Keras model; Square ({SQUARE_QUERIES} queries) attacks the file itself ({facts['runtime']}), on "
-        f"{SQUARE_IMAGES} images, of which it gets {100 * file[_CLEAN_OF_SQUARE]:.1f} right unattacked.",
+        f"against the Keras model; Square ({queries} queries) attacks the file itself ({facts['runtime']}), on "
+        f"{images} images, of which it gets {100 * file[_CLEAN_OF_SQUARE]:.1f} right unattacked.",
         "",
         "| | clean | PGD-40 x 3 | AutoAttack | Square on the file |",
         "|---|---:|---:|---:|---:|",
