@@ -89,7 +89,7 @@ def path(tmp_path):
     return tmp_path / "model.tflite"
 
 
-@pytest.mark.parametrize("weights", [None, "binary", "ternary"])
+@pytest.mark.parametrize("weights", [pytest.param(None, marks=pytest.mark.slow), "binary", "ternary"])
 @pytest.mark.parametrize("network", list(NETWORKS))
 def test_files_agree_with_keras(network, weights, path):
     """All targets in int8 (compact forms: test_conversion_random.py); every runtime has run the calibration data."""
