@@ -314,6 +314,7 @@ def test_attacks_are_made_against_the_twin(images, tmp_path):
         results[dtype] = model.fit(images, Y, epochs=2, batch_size=12, verbose=0).history
     assert len(model.weights) == len(compiled(esq.quantize_model(net(), "ternary"), "pairing").weights)
     assert results["bfloat16"]["loss"] == pytest.approx(results[None]["loss"], rel=0.05)
+    assert results["bfloat16"]["pairing_loss"] != results[None]["pairing_loss"]  # it was the twin that was attacked
     assert results["bfloat16"]["pairing_loss"][0] > 0.5 * results[None]["pairing_loss"][0] > 0
     model.save(tmp_path / "m.keras")
     again = esq.load_model(tmp_path / "m.keras")

@@ -57,30 +57,31 @@ def _rank(node: Node, positions: tuple[int, ...], rank: int) -> None:
         node.need(len(node.shape(position)) == rank, f"has an input {position} of shape {node.shape(position)}")
 
 
+def _convolved(node: Node, options: Any, filters: int, axis: int) -> None:
+    """Window, output, kernel and bias of a convolution whose filters are along that axis of its kernel."""
+    dilation = (options.dilationHFactor, options.dilationWFactor)
+    node.gives([node.shape(0)[0], *_window(node, node.shape(1)[1:3], options, dilation), filters])
+    _kernel(node, filters, axis)
+    _bias(node, 2, filters)
+
+
 def _convolution(node: Node) -> None:
     node.counts((2, 3))
     options = node.attributes("Conv2DOptions")
     _rank(node, (0, 1), 4)
-    batch, *_, channels = node.shape(0)
-    filters, height, width, depth = node.shape(1)
+    channels = node.shape(0)[3]
+    filters, _, _, depth = node.shape(1)
     node.need(channels % depth == 0 and filters % (channels // depth) == 0, "has a kernel of other channels")
-    size = _window(node, [height, width], options, (options.dilationHFactor, options.dilationWFactor))
-    node.gives([batch, *size, filters])
-    _kernel(node, filters, 0)
-    _bias(node, 2, filters)
+    _convolved(node, options, filters, 0)
 
 
 def _depthwise(node: Node) -> None:
     node.counts((2, 3))
     options = node.attributes("DepthwiseConv2DOptions")
     _rank(node, (0, 1), 4)
-    batch, *_, channels = node.shape(0)
-    one, height, width, filters = node.shape(1)
-    node.need(one == 1 and filters == channels * options.depthMultiplier, "has a kernel of other channels")
-    size = _window(node, [height, width], options, (options.dilationHFactor, options.dilationWFactor))
-    node.gives([batch, *size, filters])
-    _kernel(node, filters, 3)
-    _bias(node, 2, filters)
+    one, _, _, filters = node.shape(1)
+    node.need(one == 1 and filters == node.shape(0)[3] * options.depthMultiplier, "has a kernel of other channels")
+    _convolved(node, options, filters, 3)
 
 
 def _transposed(node: Node) -> None:
