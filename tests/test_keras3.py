@@ -248,7 +248,7 @@ OPERATIONS = [
     *("ops.max(x, -1)", "ops.min(x, -1)", "ops.var(x, -1)", "ops.std(x, -1)", "ops.logsumexp(x, -1)"),
     *("ops.argmax(x, -1)", "ops.one_hot(ops.argmax(x, -1), 4)", "ops.reshape(x, (-1, 64, 4))"),
     *("ops.reshape(x, (-1, 8))", "ops.transpose(x, (0, 2, 1, 3))", "ops.concatenate([x, y], -1)"),
-    *("ops.stack([x, y], 1)", "ops.squeeze(x[:, :1], 1)", "ops.expand_dims(x, 1)", "ops.flip(x, (1,))"),
+    *("ops.stack([x, y], 1)", "ops.squeeze(x[:, :1], 1)", "ops.expand_dims(x, 1)", "ops.flip(x, 1)"),
     *("ops.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))", "ops.roll(x, 1, 1)", "ops.repeat(x, 2, 1)"),
     *("ops.tile(x, (1, 2, 1, 1))", "ops.swapaxes(x, 1, 2)", "ops.moveaxis(x, 1, 2)", "ops.split(x, 2, axis=-1)[1]"),
     *("ops.split(x, [1, 3], axis=-1)[1]", "ops.cast(x, 'float16')", "ops.where(x > y, x, y)", "ops.clip(x, 0, 1)"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from itertools import accumulate
 from typing import Any
@@ -158,7 +159,8 @@ TENSORFLOW_FUNCTIONS: dict[str, Callable[..., Any]] = {
     "one_hot": lambda ops, indices, depth, axis=-1, dtype="float32": ops.one_hot(indices, depth, axis, dtype),
     "compat.v1.pad": _pad,
     "pad": _pad,
-    "reverse": lambda ops, tensor, axis: ops.flip(tensor, tuple(axis)),
+    # One at a time: flip with a tuple fails up to Keras 3.12.
+    "reverse": lambda ops, tensor, axis: functools.reduce(ops.flip, axis, tensor),
     "roll": lambda ops, input, shift, axis: ops.roll(input, shift, axis),
     "repeat": lambda ops, input, repeats, axis: ops.repeat(input, repeats, axis),
     "tile": lambda ops, input, multiples: ops.tile(input, multiples),
