@@ -101,7 +101,7 @@ def test_all_tables_and_figures_are_written(full):
         assert (full / f"{name}.png").read_bytes().startswith(b"\x89PNG")
         assert f"{name}.png" in page
     kept = json.loads((full / "results.json").read_text())
-    assert set(kept["tables"]) == {"table1", "table2", "table3a", "table3b", "table4", "table5", "ensemble"}
+    assert set(kept["tables"]) == {"table1", "table2", "table3a", "table3b", "table4", "table5", "ensemble", "recipes"}
     assert kept["seeds"] == [0]
     # The paper's own figures stand beside.
     assert [row for row in kept["tables"]["table1"]["rows"] if row[0] == "AF"][1][2:] == list(paper.TABLE_1["AF"])
@@ -269,7 +269,7 @@ def test_presets_are_whole(preset, dataset, model):
         assert config.network.layers["late"] == "stage4_block1_out"
     names = {recipe.name for recipe in config.models}
     assert "AF" in names
-    if preset == "ablation":
+    if preset in ("ablation", "pruning"):
         assert config.evaluation.on == "validation"  # it is for choosing
     else:
         assert config.evaluation.on == "test"
@@ -312,7 +312,7 @@ def test_the_paper_pairs_layers_that_its_networks_have(network, name):
 
 @pytest.mark.parametrize(
     ("preset", "some"),
-    [("small", ("AF", "AET", "AEB-late")), ("ablation", ("AF", "one branch", "late", "RSLAD", "EMA"))],
+    [("small", ("AF", "AET", "AEB-late")), ("ablation", ("AF", "one branch", "late", "RSLAD", "average"))],
 )
 def test_networks_of_presets_can_be_built(preset, some):
     for name in (None, "cifar10"):

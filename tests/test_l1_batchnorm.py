@@ -7,7 +7,7 @@ import tensorflow_model_optimization as tfmot
 
 import keras_esq as esq
 from keras_esq._keras import keras
-from keras_esq.quantize import L1BatchNormalization
+from keras_esq.quantize import L1BatchNormalization, with_l1_batchnorm
 from tests.nets import randomize
 
 layers = keras.layers
@@ -180,3 +180,28 @@ def test_settings_that_it_does_not_know(settings):
 def test_mask_is_refused():
     with pytest.raises(ValueError, match="mask"):
         L1BatchNormalization()(np.zeros((2, 3, 1), np.float32), training=True, mask=np.ones((2, 3), bool))
+
+
+def test_put_in_place_of_keras_own():
+    inner = keras.Sequential([keras.Input((8, 8, 4)), layers.BatchNormalization(name="inner"), layers.ReLU()])
+    shared = layers.BatchNormalization(scale=False, epsilon=0.01, name="shared")
+    x = keras.Input((8, 8, 1))
+    y = layers.Conv2D(4, 3, padding="same")(x)
+    model = keras.Model(x, layers.Flatten()(shared(inner(shared(y)))))
+    randomize(model)
+    before = model.get_weights()
+    images = RNG.random((6, 8, 8, 1), np.float32)
+    copy = with_l1_batchnorm(model)
+    np.testing.assert_allclose(copy.predict(images, verbose=0), model.predict(images, verbose=0), atol=1e-6)
+    found = [layer for layer in copy.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    assert [type(layer) for layer in found] == [L1BatchNormalization] * 2
+    assert copy.get_layer("shared").epsilon == 0.01
+    assert not np.allclose(copy(images, training=True), model(images, training=True), atol=1e-3)
+    copy.get_layer("shared").beta.assign_add(np.ones(4))
+    for one, other in zip(before, model.get_weights(), strict=True):
+        if one.shape != (4,):  # the statistics of the pass in training mode
+            np.testing.assert_array_equal(one, other)
+    again = with_l1_batchnorm(copy)
+    np.testing.assert_array_equal(again.predict(images, verbose=0), copy.predict(images, verbose=0))
+    with pytest.raises(TypeError, match="tf_keras"):
+        with_l1_batchnorm("model")

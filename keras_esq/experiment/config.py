@@ -7,12 +7,10 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from keras_esq._checks import check_count, check_positive, near_matches
+from keras_esq._checks import check_count
 from keras_esq.experiment.evaluation_config import Evaluation, evaluation_from
-from keras_esq.experiment.tables_in import check_keys, check_type, strings, without_defaults
-
-SCHEDULES = ("cosine", "constant")
-OPTIMIZERS = ("adam", "sgd")
+from keras_esq.experiment.recipe import Recipe, check_recipe
+from keras_esq.experiment.tables_in import check_keys, check_type, fields_of, received, strings, without_defaults
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,61 +42,6 @@ class Network:
     name: str = "small_cnn"
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
     layers: dict[str, str] = dataclasses.field(default_factory=dict)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """One of [[models]], with what its [train.*] tables say.
-
-    Attributes:
-        name: unique; a folder is called so.
-        what: in words.
-        source: name of the model that it starts from; empty for new weights.
-        weights: "binary" or "ternary"; empty for float.
-        quantize: further options of `quantize_model`.
-        objective: "natural", "adversarial", "pairing" or a name that `keras_esq.training.objectives.build` takes.
-        objective_options: of that function; `teacher` is the name of another model.
-        pairing: with objective "pairing": {"weight", "distance"} for the logits, or {"layers": names or {name: weight},
-            "weight", "distance"} for activations. Empty for LogitPairing's defaults.
-        attack: of the training, {"attack": class in esq.attacks, and its settings}; not used by "natural".
-        ratio: name of a schedule or {epoch: ratio}; for low-bit models.
-        epochs, batch_size: of the training.
-        optimizer: "adam" or "sgd".
-        optimizer_options: of its class, such as momentum, weight_decay, use_ema.
-        learning_rate: the highest.
-        schedule: "cosine", "constant", or {epoch: learning rate} from that epoch on.
-        restore_best: a validation figure, such as "val_adversarial_accuracy"; the weights of its best epoch are kept.
-            Empty: those of the last epoch.
-    """
-
-    name: str
-    what: str = ""
-    source: str = ""
-    weights: str = ""
-    quantize: dict[str, Any] = dataclasses.field(default_factory=dict)
-    objective: str = "natural"
-    objective_options: dict[str, Any] = dataclasses.field(default_factory=dict)
-    pairing: dict[str, Any] = dataclasses.field(default_factory=dict)
-    attack: dict[str, Any] = dataclasses.field(default_factory=dict)
-    ratio: Any = "uniform"
-    epochs: int = 10
-    batch_size: int = 128
-    optimizer: str = "adam"
-    optimizer_options: dict[str, Any] = dataclasses.field(default_factory=dict)
-    learning_rate: float = 0.001
-    schedule: Any = "cosine"
-    restore_best: str = ""
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """Names of the models that must be there first."""
-        teacher = self.objective_options.get("teacher")
-        return tuple(name for name in (self.source, teacher) if isinstance(name, str) and name)
-
-    @property
-    def pairs_activations(self) -> bool:
-        """Whether it pairs layers instead of logits."""
-        return bool(self.pairing.get("layers"))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -163,10 +106,10 @@ def config_from(tables: Mapping[str, Any], dataset: str | None = None, model: st
         if place == "data" and model is not None:
             override.pop("network", None)
         _merge(tree, override)
-    data = Data(**_fields(Data, tree["data"], "[data]"))
+    data = Data(**fields_of(Data, tree["data"], "[data]"))
     for name in ("train", "validation"):
         check_count(f"{name} of [data]", getattr(data, name), minimum=0)
-    network = Network(**_fields(Network, tree["network"], "[network]"))
+    network = Network(**fields_of(Network, tree["network"], "[network]"))
     recipes = _recipes(tree.get("models"), check_type(tree.get("train", {}), dict, "[train]"))
     evaluation = evaluation_from(tree.get("evaluation", {}), [recipe.name for recipe in recipes])
     return Config(data=data, network=network, models=_ordered(recipes), evaluation=evaluation)
@@ -181,18 +124,6 @@ def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> None:
             base[key] = value
 
 
-def _fields(cls: type, table: Any, where: str) -> dict[str, Any]:
-    """The table as arguments of a dataclass, checked for unknown keys and types."""
-    fields = {field.name: field for field in dataclasses.fields(cls)}
-    check_keys(check_type(table, dict, where), fields, where)
-    kinds = {"str": str, "int": int, "float": float, "dict[str, Any]": dict, "dict[str, str]": dict}
-    for key, value in table.items():
-        kind = kinds.get(str(fields[key].type))
-        if kind is not None:
-            check_type(value, kind, f"{key} of {where}")
-    return dict(table)
-
-
 def _recipes(models: Any, train: Mapping[str, Any]) -> list[Recipe]:
     if not isinstance(models, list | tuple) or not models:
         raise ValueError(f"Expected at least one of [[models]] in the preset. Received: {models!r}.")
@@ -203,37 +134,17 @@ def _recipes(models: Any, train: Mapping[str, Any]) -> list[Recipe]:
         where = f"[[models]] {own.get('name', f'number {number}')!r}"
         named = own.pop("train", None)
         if named is not None and named not in train:
-            raise ValueError(f"Expected train of {where} to name a table [train.*]. {_unknown(named, train)}")
+            raise ValueError(f"Expected train of {where} to name a table [train.*]. {received(named, train)}")
         parts = (common, check_type(train[named], dict, f"[train.{named}]") if named is not None else {}, own)
         # Whole values replace each other: an attack of another kind must not keep the first one's settings.
         merged = {key: value for part in parts for key, value in part.items()}
-        fields = _fields(Recipe, merged, where)
+        fields = fields_of(Recipe, merged, where)
         if not fields.get("name"):
             raise ValueError(f"Expected a name in {where}.")
         if any(recipe.name == fields["name"] for recipe in recipes):
             raise ValueError(f"Expected each of [[models]] to have a name of its own. Received {where} twice.")
-        recipes.append(_checked(Recipe(**fields), where))
+        recipes.append(check_recipe(Recipe(**fields), where))
     return recipes
-
-
-def _checked(recipe: Recipe, where: str) -> Recipe:
-    if any(c in recipe.name for c in "/\\\0") or recipe.name.startswith("."):
-        raise ValueError(f"Expected a name that can be a folder's. Received {recipe.name!r}.")
-    check_count(f"epochs of {where}", recipe.epochs)
-    check_count(f"batch_size of {where}", recipe.batch_size)
-    check_positive(f"learning_rate of {where}", recipe.learning_rate)
-    for key, known in (("optimizer", OPTIMIZERS), ("weights", ("", "binary", "ternary"))):
-        if getattr(recipe, key) not in known:
-            raise ValueError(f"Expected {key} of {where}. {_unknown(getattr(recipe, key), known)}")
-    if isinstance(recipe.schedule, str) and recipe.schedule not in SCHEDULES:
-        raise ValueError(
-            f"Expected schedule of {where} as {list(SCHEDULES)} or a table {{epoch = learning rate}}. "
-            f"{_unknown(recipe.schedule, SCHEDULES)}"
-        )
-    check_keys(recipe.pairing, ("weight", "distance", "layers"), f"pairing of {where}")
-    if recipe.pairing and recipe.objective != "pairing":
-        raise ValueError(f"Expected pairing in {where} with objective 'pairing' only. Received {recipe.objective!r}.")
-    return recipe
 
 
 def _ordered(recipes: list[Recipe]) -> tuple[Recipe, ...]:
@@ -243,7 +154,7 @@ def _ordered(recipes: list[Recipe]) -> tuple[Recipe, ...]:
         for need in recipe.needs:
             if need not in names:
                 raise ValueError(
-                    f"Expected source and teacher of {recipe.name!r} in [[models]]. {_unknown(need, names)}"
+                    f"Expected source and teacher of {recipe.name!r} in [[models]]. {received(need, names)}"
                 )
     ordered: list[Recipe] = []
     while len(ordered) < len(recipes):
@@ -254,7 +165,3 @@ def _ordered(recipes: list[Recipe]) -> tuple[Recipe, ...]:
             raise ValueError(f"Expected sources and teachers that can be trained first. In a circle: {left}.")
         ordered.append(ready[0])
     return tuple(ordered)
-
-
-def _unknown(name: Any, known: Any) -> str:
-    return f"Received: {name!r}. {near_matches(str(name), [one for one in known if one])}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import shutil
@@ -15,9 +16,16 @@ from tqdm import tqdm
 from keras_esq._files import write_atomic
 from keras_esq.attacks.norms import distances
 from keras_esq.data import Dataset
-from keras_esq.evaluation import RobustnessReport, error_amplification, evaluate_robustness, transfer_matrix
-from keras_esq.evaluation.sets import WORST_CASE
-from keras_esq.experiment.build import (
+from keras_esq.evaluation import (
+    RobustnessReport,
+    error_amplification,
+    evaluate_robustness,
+    masking_audit,
+    transfer_matrix,
+)
+from keras_esq.evaluation.corruptions import CORRUPTIONS, SEVERITIES
+from keras_esq.evaluation.sets import CORRUPTION_SET, WORST_CASE
+from keras_esq.experiment.attacks_in import (
     black_box_attacks,
     build_attack,
     growing_attacks,
@@ -75,6 +83,8 @@ class Evaluator:
             ("transfer", self._transfer),
             ("ensemble", self._ensemble),
             ("blackbox", self._blackbox),
+            ("audit", self._audit),
+            ("corruptions", self._corruptions),
         ):
             part = self.config.evaluation.parts.get(kind)
             if part is None:
@@ -141,6 +151,7 @@ class Evaluator:
         return {
             "bits": rows.bits_per_weight,
             "weights": total.weights,
+            "zeros": total.zeros,
             "kernel_bytes": kernels,
             "bytes": total.low_bit_bytes,
             "float_bytes": total.float_bytes,
@@ -216,6 +227,28 @@ class Evaluator:
             "Boundary": [int((far > eps).sum()) for eps in radii_of(part).values()],
             "N-Attack": [int(one.sum()) for one in left],
         }
+
+    def _audit(self, name: str, part: Part) -> dict[str, Any]:
+        x, y = self._images(part)
+        attack, source = self._attack(part.attack), self.config.recipe(name).source
+        audit = masking_audit(
+            self._model(name),
+            *(x, y, attack.eps),
+            norm=attack.norm,
+            steps=attack.steps,
+            bounds=self.data.bounds,
+            twin=self._model(source) if source else None,
+            batch_size=self.config.evaluation.batch_size,
+            seed=self.seed,
+            cache=self._folder / name / CACHE,
+        )
+        checks = [dataclasses.asdict(check) for check in audit.checks]
+        return {"n": audit.n, "failed": list(audit.failed), "checks": checks, "accuracy": audit.accuracy}
+
+    def _corruptions(self, name: str, part: Part) -> dict[str, Any]:
+        robust = self._report(name, CORRUPTION_SET, part).robust
+        masks = [robust[f"{one}-{severity}"] for one in CORRUPTIONS for severity in SEVERITIES]
+        return {"n": sum(map(len, masks)), "correct": {CORRUPTION_SET: int(np.sum(masks))}}
 
 
 def _norm(attack: Any) -> str:

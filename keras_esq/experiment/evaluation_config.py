@@ -39,6 +39,8 @@ PARTS: dict[str, tuple[str, ...]] = {
     "transfer": ("attack",),
     "ensemble": ("attack",),
     "blackbox": ("eps", "boundary", "nattack"),
+    "audit": ("attack",),
+    "corruptions": (),
 }
 
 
@@ -52,7 +54,9 @@ class Evaluation:
         batch_size: images attacked at once.
         attacks: white-box attacks {name: {"attack": class in esq.attacks, and its settings}} on every model.
         parts: {name: settings} of "strengths" (Table 1), "curve" (Figure 2), "amplification" (Figure 1), "transfer"
-            (Table 3b), "ensemble" (AutoAttack) and "blackbox" (Figure 3).
+            (Table 3b), "ensemble" (AutoAttack), "blackbox" (Figure 3) and "audit" (the masking audit with eps, norm
+            and steps of its attack, a PGD or the like, and the float source as the twin), and "corruptions" (the mean
+            accuracy on corrupted images).
     """
 
     on: str = "test"

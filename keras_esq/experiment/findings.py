@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from keras_esq.experiment import paper, roles
-from keras_esq.experiment.config import Recipe
+from keras_esq.experiment.recipe import Recipe
 from keras_esq.experiment.results import Results, Share
 from keras_esq.experiment.tables import transferred
 
@@ -34,11 +34,13 @@ class Finding:
 
 
 def judge(results: Results) -> list[Finding]:
-    """All findings that the results suffice for.
+    """All findings that the results suffice for; none on validation images, by which recipes are chosen.
 
     Robustness is the share of images that stand every white-box attack in L-inf. Two shares, or two means of error
     amplification, differ if their 95 % intervals don't overlap.
     """
+    if results.config.evaluation.on != "test":
+        return []
     models = [recipe for recipe in results.having("attacks") if results.worst(recipe.name)]
     vanilla, logits, adversarial, inside = (
         [recipe for recipe in models if role(recipe)]

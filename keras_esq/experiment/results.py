@@ -11,8 +11,10 @@ from typing import Any
 
 from keras_esq import _toml
 from keras_esq.evaluation.intervals import wilson_interval
-from keras_esq.experiment.config import Config, Recipe, config_from
+from keras_esq.experiment.config import Config, config_from
 from keras_esq.experiment.evaluate import RESULTS, WORST
+from keras_esq.experiment.recipe import Recipe
+from keras_esq.experiment.train import HISTORY, SECONDS
 
 CONFIG = "config.toml"
 
@@ -58,11 +60,13 @@ class Results:
         config: the experiment.
         seeds: those that are evaluated.
         parts: {model: {part of the evaluation: {seed: what `Evaluator` kept}}}.
+        seconds: {model: seconds of its training, validation included, the mean of the seeds}, of those that were timed.
     """
 
     config: Config
     seeds: tuple[int, ...]
     parts: dict[str, dict[str, dict[int, Any]]]
+    seconds: dict[str, float] = dataclasses.field(default_factory=dict)
 
     @property
     def models(self) -> list[Recipe]:
@@ -122,7 +126,17 @@ def read_results(out: str | os.PathLike[str], seeds: int | None = None) -> Resul
             for part, kept in files[seed][recipe.name].items():
                 if part in ("size", "attacks", *config.evaluation.parts):
                     parts.setdefault(recipe.name, {}).setdefault(part, {})[seed] = kept["result"]
-    return Results(config=config, seeds=tuple(chosen), parts=parts)
+    seconds: dict[str, float] = {}
+    for recipe in config.models:
+        timed = [_seconds(out / f"seed-{seed}" / recipe.name / HISTORY) for seed in chosen]
+        if timed and None not in timed:
+            seconds[recipe.name] = statistics.mean(one for one in timed if one is not None)
+    return Results(config=config, seeds=tuple(chosen), parts=parts, seconds=seconds)
+
+
+def _seconds(path: Path) -> float | None:
+    rows = json.loads(path.read_text()) if path.is_file() else []
+    return sum(row[SECONDS] for row in rows) if rows and all(SECONDS in row for row in rows) else None
 
 
 def _read(path: Path) -> dict[str, Any]:

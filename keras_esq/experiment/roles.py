@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from keras_esq.experiment.config import Recipe
+from keras_esq.experiment.recipe import Recipe
 
 
 def is_float(recipe: Recipe) -> bool:

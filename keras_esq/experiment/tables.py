@@ -13,8 +13,8 @@ from typing import Any
 
 from keras_esq._text import aligned
 from keras_esq.experiment import paper, roles
-from keras_esq.experiment.config import Recipe
 from keras_esq.experiment.evaluate import WORST
+from keras_esq.experiment.recipe import Recipe
 from keras_esq.experiment.results import Results, Share
 
 
@@ -75,8 +75,11 @@ def _plain(cell: Any) -> Any:
 
 
 def make_tables(results: Results) -> list[Table]:
-    """The tables that the results suffice for."""
-    makers = (_strengths, _overview, _white_box, _transfer, _adversarial, _activations, _ensemble)
+    """The tables that the results suffice for; of an experiment on validation images, those of the recipes alone."""
+    if results.config.evaluation.on != "test":
+        tables = [make(results) for make in (_recipes, _white_box, _ensemble)]
+        return [table for table in tables if table is not None]
+    makers = (_strengths, _overview, _white_box, _transfer, _adversarial, _activations, _ensemble, _recipes)
     return [table for table in (make(results) for make in makers) if table is not None]
 
 
@@ -224,3 +227,42 @@ def _ensemble(results: Results) -> Table | None:
     note = f"Not in the paper. All on the first {n} {results.config.evaluation.on} images."
     title = f"{attack}: are the white-box attacks strong enough? Accuracy (%)"
     return Table("ensemble", title, header, tuple(rows), (note,))
+
+
+def _recipes(results: Results) -> Table | None:
+    """Not in the paper: what each recipe brings, and what it costs."""
+    names = [recipe.name for recipe in results.having("attacks")]
+    if not names:
+        return None
+    sizes = [results.size(name) for name in names]
+    columns: dict[str, list[Any]] = {
+        "model": list(names),
+        "": [results.config.recipe(name).what for name in names],
+        "weight bytes": [size["kernel_bytes"] for size in sizes],
+        "zeros (%)": [100 * size["zeros"] if "zeros" in size else None for size in sizes],
+        "clean": [results.clean(name) for name in names],
+        "worst white-box attack": [results.worst(name) for name in names],
+    }
+    notes = []
+    if ensemble := results.having("ensemble"):
+        attack = results.config.evaluation.parts["ensemble"].attack["attack"]
+        n = next(iter(results.of(ensemble[0].name, "ensemble").values()))["n"]
+        columns[attack] = [results.share(name, attack, "ensemble") for name in names]
+        notes.append(f"{attack}: on the first {n} {results.config.evaluation.on} images.")
+    if results.having("corruptions"):
+        columns["corruptions"] = [results.share(name, "corruptions", "corruptions") for name in names]
+        notes.append("corruptions: the mean over all of them and their severities.")
+    if results.having("audit"):
+        columns["masking audit"] = [_audited(results, name) for name in names]
+    if results.seconds:
+        columns["training (min)"] = [results.seconds[name] / 60 if name in results.seconds else None for name in names]
+    title = "What each recipe brings and costs: accuracy (%)"
+    return Table("recipes", title, tuple(columns), tuple(zip(*columns.values(), strict=True)), tuple(notes))
+
+
+def _audited(results: Results, name: str) -> str | None:
+    found = results.of(name, "audit")
+    if not found:
+        return None
+    failed = sorted({check for one in found.values() for check in one["failed"]})
+    return ", ".join(failed) or "passed"

@@ -51,3 +51,20 @@ def without_defaults(settings: Any) -> dict[str, Any]:
     """The fields of a dataclass that are not empty, as a table."""
     table = dataclasses.asdict(settings)
     return {key: value for key, value in table.items() if value is not None and value not in ("", {}, [], ())}
+
+
+def fields_of(cls: type, table: Any, where: str) -> dict[str, Any]:
+    """The table as arguments of a dataclass, checked for unknown keys and types."""
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    check_keys(check_type(table, dict, where), fields, where)
+    kinds = {"str": str, "int": int, "float": float, "bool": bool, "dict[str, Any]": dict, "dict[str, str]": dict}
+    for key, value in table.items():
+        kind = kinds.get(str(fields[key].type))
+        if kind is not None:
+            check_type(value, kind, f"{key} of {where}")
+    return dict(table)
+
+
+def received(name: Any, known: Any) -> str:
+    """The end of a message about an unknown name, with near matches."""
+    return f"Received: {name!r}. {near_matches(str(name), [one for one in known if one])}"

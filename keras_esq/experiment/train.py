@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +12,22 @@ import numpy as np
 from tqdm import tqdm
 
 from keras_esq._files import atomic_path, write_atomic
-from keras_esq._keras import keras
+from keras_esq._keras import keras, tfmot_sparsity
 from keras_esq.data import Dataset, pipeline, steps_per_epoch
 from keras_esq.experiment.build import as_schedule, build_model
-from keras_esq.experiment.config import Config, Recipe
-from keras_esq.training import Backup, ErrorSilencedModel, QuantizationRatio, load_model
+from keras_esq.experiment.config import Config
+from keras_esq.experiment.recipe import Recipe
+from keras_esq.training import Backup, ErrorSilencedModel, QuantizationRatio, WarmUp, WeightAverage, load_model
 from keras_esq.training.progress import EpochProgress
 
-MODEL, HISTORY, FINISHED = "model.keras", "history.json", "finished"
+MODEL, HISTORY, FINISHED, SECONDS = "model.keras", "history.json", "finished", "seconds"
 BACKUP, BEST = "backup", "best.npz"
+# Training images by which an average of the weights gets its BatchNormalization statistics.
+AVERAGE_IMAGES = 1000
 
 
 class History(keras.callbacks.Callback):
-    """The figures of each epoch in a JSON file; of a training that goes on, those after `done` are dropped.
+    """The figures and seconds of each epoch in a JSON file; of a training that goes on, those after `done` are dropped.
 
     Args:
         path: of the file.
@@ -35,9 +39,16 @@ class History(keras.callbacks.Callback):
         self._path = path
         self.rows: list[dict[str, float]] = json.loads(path.read_text())[:done] if path.exists() else []
 
+        self._start = 0.0
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Start the clock."""
+        self._start = time.perf_counter()
+
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Add a row."""
-        self.rows.append({name: float(value) for name, value in (logs or {}).items()})
+        figures = {name: float(value) for name, value in (logs or {}).items()}
+        self.rows.append({**figures, SECONDS: round(time.perf_counter() - self._start, 3)})
         write_atomic(self._path, json.dumps(self.rows, indent=1) + "\n")
 
 
@@ -93,12 +104,7 @@ def train(recipe: Recipe, config: Config, data: Dataset, seed: int, folder: Path
     model = build_model(recipe, config, data, seed, folder)
     backup = Backup(own / BACKUP)
     done = backup.restore(model)
-    # Last in the list: the checkpoint, so that all others have done their part in an epoch that counts as done.
-    callbacks: list[Any] = [History(own / HISTORY, done)]
-    if recipe.weights:
-        callbacks.append(QuantizationRatio(as_schedule(recipe.ratio)))
-    if recipe.restore_best:
-        callbacks.append(Best(own / BEST, recipe.restore_best))
+    callbacks = [History(own / HISTORY, done), *_callbacks(recipe, model, data, own)]
     with tqdm(total=recipe.epochs, initial=done, unit="epoch", desc=f"seed {seed} {recipe.name}") as bar:
         model.fit(
             **_batches(recipe, config, data, seed, done),
@@ -107,6 +113,7 @@ def train(recipe: Recipe, config: Config, data: Dataset, seed: int, folder: Path
             validation_data=(data.x_val, data.y_val),
             validation_batch_size=recipe.batch_size,
             verbose=0,
+            # Last the checkpoint, so that all others have done their part in an epoch that counts as done.
             callbacks=[EpochProgress(bar, _shown(recipe)), *callbacks, backup],
         )
     # What the last epoch counted is no part of the result, and missing if that epoch was done before an interruption.
@@ -125,6 +132,26 @@ def tidy(folder: Path) -> None:
 def trained(folder: Path, name: str) -> ErrorSilencedModel:
     """The finished model of that name."""
     return load_model(folder / name / MODEL, compile=False)
+
+
+def _callbacks(recipe: Recipe, model: ErrorSilencedModel, data: Dataset, own: Path) -> list[Any]:
+    """What a recipe has besides its objective."""
+    callbacks: list[Any] = []
+    if recipe.weights:
+        callbacks.append(QuantizationRatio(as_schedule(recipe.ratio)))
+    if recipe.prune:
+        callbacks.append(tfmot_sparsity.UpdatePruningStep())
+    if recipe.warm_up:
+        settings = {**recipe.warm_up}
+        if settings.pop("eps", False):
+            attack: Any = model.attack
+            settings["eps"] = float(attack.eps)
+        callbacks.append(WarmUp(**settings))
+    if recipe.average:
+        callbacks.append(WeightAverage(data.x_train[:AVERAGE_IMAGES], batch_size=recipe.batch_size))
+    if recipe.restore_best:
+        callbacks.append(Best(own / BEST, recipe.restore_best))
+    return callbacks
 
 
 def _shown(recipe: Recipe) -> tuple[str, ...]:

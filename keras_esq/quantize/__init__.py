@@ -2,7 +2,7 @@
 
 from keras_esq.quantize.configs import BinaryQuantizeConfig, TernaryQuantizeConfig
 from keras_esq.quantize.functions import binarize, ternarize
-from keras_esq.quantize.l1_batchnorm import L1BatchNormalization
+from keras_esq.quantize.l1_batchnorm import L1BatchNormalization, with_l1_batchnorm
 from keras_esq.quantize.model import quantize_model
 from keras_esq.quantize.partition import draw_partitions
 from keras_esq.quantize.quantizers import Binary, LowBitQuantizer, Ternary, get_quantizer
@@ -44,4 +44,5 @@ __all__ = [
     "strip",
     "summary",
     "ternarize",
+    "with_l1_batchnorm",
 ]

@@ -8,6 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from keras_esq._keras import keras
+from keras_esq.quantize.graph import check_network, clone_layer, rebuild
 
 # Of a normal distribution, the standard deviation in units of the mean absolute one.
 NORMAL_RATIO = math.sqrt(math.pi / 2)
@@ -34,7 +35,8 @@ class L1BatchNormalization(keras.layers.BatchNormalization):
 
     with mean and deviation of the batch in training. In inference it is Keras' own BatchNormalization: the moving
     average of the deviation is kept as its square in `moving_variance`, so that whatever folds or converts a
-    BatchNormalization does so with this one, and `esq.strip` returns it as one.
+    BatchNormalization does so with this one, and `esq.strip` returns it as one. `keras_esq.quantize.with_l1_batchnorm`
+    puts it in place of Keras' own in a network that is there already.
 
     Args:
         axis, momentum, epsilon, center, scale and so on: as of Keras' layer.
@@ -99,3 +101,29 @@ class L1BatchNormalization(keras.layers.BatchNormalization):
     def as_batch_normalization(self, **settings: Any) -> Any:
         """Keras' own layer with these settings, but for those given, and without weights; those are the same."""
         return keras.layers.BatchNormalization.from_config({**self.get_config(), **settings})
+
+
+def with_l1_batchnorm(model: Any) -> Any:
+    """A flat copy of a float model with L1BatchNormalization in place of each BatchNormalization.
+
+    Weights and statistics are kept, and so are the outputs in inference.
+
+    Args:
+        model: a built Sequential or functional model of tf-keras, or an ErrorSilencedModel around one; not changed.
+
+    Raises:
+        TypeError, ValueError: as `quantize_model` does, for models whose layers can't be read off.
+    """
+    network = check_network(model, "rebuild")
+    pairs: list[tuple[Any, Any]] = []
+
+    def make(layer: Any, name: str) -> Any:
+        plain = isinstance(layer, keras.layers.BatchNormalization) and not isinstance(layer, L1BatchNormalization)
+        kind = L1BatchNormalization.from_config({**layer.get_config(), "name": name}) if plain else None
+        pairs.append((layer, kind or clone_layer(layer, name)))
+        return pairs[-1][1]
+
+    copy = rebuild(network, make)
+    for old, new in pairs:
+        new.set_weights(old.get_weights())
+    return copy

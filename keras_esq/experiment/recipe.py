@@ -1,0 +1,142 @@
+"""How one model of an experiment is made: one of [[models]]."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from keras_esq._checks import check_count, check_nonnegative, check_positive
+from keras_esq.experiment.tables_in import check_keys, received
+
+SCHEDULES = ("cosine", "constant")
+OPTIMIZERS = ("adam", "sgd")
+# What `weights` may be; "mixed" is shared out by the layers' sensitivity.
+WEIGHTS = ("", "binary", "ternary", "mixed")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """One of [[models]], with what its [train.*] tables say.
+
+    Attributes:
+        name: unique; a folder is called so.
+        what: in words.
+        source: name of the model that it starts from; empty for new weights.
+        network: of a model without a source: options of the network in place of those of [network], such as width.
+        batchnorm: "l1" trains with L1BatchNormalization in place of BatchNormalization; empty for the network's own.
+        prune: share of each kernel that tfmot's magnitude pruning sets to 0, reached halfway; of float models.
+        weights: "binary", "ternary", or "mixed": what `allocate_bits` finds for `max_bytes` by the sensitivity of the
+            source's layers to the training attack on the first 200 validation images; empty for float.
+        weights_options: of the quantizer, such as threshold or keep_zeros; not with "mixed".
+        max_bytes: of all weights, with "mixed".
+        quantize: further options of `quantize_model`.
+        objective: "natural", "adversarial", "pairing" or a name that `keras_esq.training.objectives.build` takes.
+        objective_options: of that function; `teacher` is the name of another model.
+        pairing: with objective "pairing": {"weight", "distance"} for the logits, or {"layers": names or {name: weight},
+            "weight", "distance"} for activations. Empty for LogitPairing's defaults.
+        warm_up: {"epochs", and "eps" = true, "regularizer" = false}: what grows in the first epochs, as of
+            esq.training.WarmUp: the regularizer by default.
+        orthogonality: beta of the regularizer esq.training.Orthogonality on low-bit kernels; 0 for none.
+        attack: of the training, {"attack": class in esq.attacks, and its settings}; not used by "natural".
+        attack_dtype: "bfloat16" makes the training attack in bfloat16.
+        ratio: name of a schedule or {epoch: ratio}; for low-bit models.
+        epochs, batch_size: of the training.
+        optimizer: "adam" or "sgd".
+        optimizer_options: of its class, such as momentum, weight_decay, use_ema.
+        average: end with the optimizer's average of the weights (use_ema = true), and BatchNormalization statistics
+            that fit it, of the first 1000 training images.
+        learning_rate: the highest.
+        schedule: "cosine", "constant", or {epoch: learning rate} from that epoch on.
+        restore_best: a validation figure, such as "val_adversarial_accuracy"; the weights of its best epoch are kept.
+            Empty: those of the last epoch.
+    """
+
+    name: str
+    what: str = ""
+    source: str = ""
+    network: dict[str, Any] = dataclasses.field(default_factory=dict)
+    batchnorm: str = ""
+    prune: float = 0.0
+    weights: str = ""
+    weights_options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    max_bytes: int = 0
+    quantize: dict[str, Any] = dataclasses.field(default_factory=dict)
+    objective: str = "natural"
+    objective_options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    pairing: dict[str, Any] = dataclasses.field(default_factory=dict)
+    warm_up: dict[str, Any] = dataclasses.field(default_factory=dict)
+    orthogonality: float = 0.0
+    attack: dict[str, Any] = dataclasses.field(default_factory=dict)
+    attack_dtype: str = ""
+    ratio: Any = "uniform"
+    epochs: int = 10
+    batch_size: int = 128
+    optimizer: str = "adam"
+    optimizer_options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    average: bool = False
+    learning_rate: float = 0.001
+    schedule: Any = "cosine"
+    restore_best: str = ""
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Names of the models that must be there first."""
+        teacher = self.objective_options.get("teacher")
+        return tuple(name for name in (self.source, teacher) if isinstance(name, str) and name)
+
+    @property
+    def pairs_activations(self) -> bool:
+        """Whether it pairs layers instead of logits."""
+        return bool(self.pairing.get("layers"))
+
+
+def check_recipe(recipe: Recipe, where: str) -> Recipe:
+    """`recipe` if its settings are usable and fit each other.
+
+    Raises:
+        TypeError, ValueError: if not, with `where` it stands.
+    """
+    if any(c in recipe.name for c in "/\\\0") or recipe.name.startswith("."):
+        raise ValueError(f"Expected a name that can be a folder's. Received {recipe.name!r}.")
+    check_count(f"epochs of {where}", recipe.epochs)
+    check_count(f"batch_size of {where}", recipe.batch_size)
+    check_positive(f"learning_rate of {where}", recipe.learning_rate)
+    check_nonnegative(f"orthogonality of {where}", recipe.orthogonality)
+    for key, known in (
+        *(("optimizer", OPTIMIZERS), ("weights", WEIGHTS)),
+        *(("batchnorm", ("", "l1")), ("attack_dtype", ("", "bfloat16"))),
+    ):
+        if getattr(recipe, key) not in known:
+            raise ValueError(f"Expected {key} of {where}. {received(getattr(recipe, key), known)}")
+    if isinstance(recipe.schedule, str) and recipe.schedule not in SCHEDULES:
+        raise ValueError(
+            f"Expected schedule of {where} as {list(SCHEDULES)} or a table {{epoch = learning rate}}. "
+            f"{received(recipe.schedule, SCHEDULES)}"
+        )
+    if recipe.network and recipe.source:
+        raise ValueError(f"Expected network in {where} without a source, whose network it takes. Received both.")
+    if not 0 <= recipe.prune < 1:
+        raise ValueError(f"Expected prune of {where} as a share in [0, 1). Received: {recipe.prune!r}.")
+    if recipe.prune and recipe.weights:
+        raise ValueError(
+            f"Expected prune in a float model. Received {where} with weights {recipe.weights!r}. Prune its source, and "
+            "quantize with weights = 'ternary', weights_options = {keep_zeros = true}."
+        )
+    if (recipe.weights == "mixed") != (recipe.max_bytes > 0) or (recipe.weights == "mixed" and not recipe.source):
+        raise ValueError(
+            f"Expected weights = 'mixed' with max_bytes > 0 and a source, max_bytes with nothing else, in {where}. "
+            f"Received weights {recipe.weights!r}, max_bytes {recipe.max_bytes}, source {recipe.source!r}."
+        )
+    if recipe.weights_options and recipe.weights not in ("binary", "ternary"):
+        raise ValueError(
+            f"Expected weights_options with 'binary' or 'ternary' in {where}. Received {recipe.weights!r}."
+        )
+    if recipe.average and not recipe.optimizer_options.get("use_ema"):
+        raise ValueError(f"Expected average in {where} with optimizer_options = {{use_ema = true}}. Received none.")
+    if recipe.warm_up.get("eps") and recipe.objective == "natural":
+        raise ValueError(f"Expected warm_up with eps in {where} with an attack. Received objective 'natural'.")
+    check_keys(recipe.warm_up, ("epochs", "eps", "regularizer"), f"warm_up of {where}")
+    check_keys(recipe.pairing, ("weight", "distance", "layers"), f"pairing of {where}")
+    if recipe.pairing and recipe.objective != "pairing":
+        raise ValueError(f"Expected pairing in {where} with objective 'pairing' only. Received {recipe.objective!r}.")
+    return recipe

@@ -1,0 +1,151 @@
+"""What a recipe may say besides what the paper's do: networks, bits, regularizers, averages."""
+
+import json
+
+import numpy as np
+import pytest
+
+import keras_esq as esq
+from keras_esq import experiment
+from keras_esq._keras import keras
+from keras_esq.experiment import train
+from keras_esq.quantize import low_bit_weights
+from keras_esq.training import load_model
+
+ATTACK = {"attack": "PGD", "eps": 0.15, "step_size": 0.05, "steps": 2}
+LOW_BIT = {"source": "AF", "weights": "binary", "objective": "adversarial"}
+MODELS = [
+    {"name": "AF", "objective": "adversarial"},
+    {"name": "wide", "network": {"width": 5}, "objective": "natural"},
+    {"name": "sparse", "source": "AF", "prune": 0.5, "objective": "adversarial"},
+    {"name": "sparse ternary", "source": "sparse", "weights": "ternary", "weights_options": {"keep_zeros": True}},
+    {**LOW_BIT, "name": "L1", "batchnorm": "l1"},
+    {**LOW_BIT, "name": "flat", "orthogonality": 0.01, "warm_up": {"epochs": 1, "eps": True, "regularizer": False}},
+    {
+        **{**LOW_BIT, "name": "mean", "objective": "trades", "average": True, "warm_up": {"epochs": 1}},
+        "optimizer_options": {"use_ema": True, "ema_momentum": 0.5},
+    },
+    {**LOW_BIT, "name": "mixed", "weights": "mixed", "max_bytes": 900},
+    {**LOW_BIT, "name": "bf16", "attack_dtype": "bfloat16"},
+]
+TABLES = {
+    "data": {"name": "digits", "train": 128, "validation": 40},
+    "network": {"options": {"width": 3}},
+    "train": {"defaults": {"epochs": 2, "learning_rate": 0.01, "attack": ATTACK, "batch_size": 64, "ratio": "full"}},
+    "models": MODELS,
+    "evaluation": {
+        "images": 40,
+        "attacks": {"PGD": ATTACK},
+        "corruptions": {"images": 10, "models": ["AF"]},
+        "audit": {"images": 20, "models": ["AF", "mixed"], "attack": ATTACK},
+    },
+}
+
+
+class Stop(Exception):
+    """What interrupts."""
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The folder of the experiment."""
+    folder = tmp_path_factory.mktemp("options") / "out"
+    experiment.run(experiment.config_from(TABLES), folder)
+    return folder
+
+
+def network(folder, name):
+    return load_model(folder / "seed-0" / name / "model.keras", compile=False).network
+
+
+def _images(count):
+    data = esq.data.load("digits")
+    return data.x_test[:count], data.y_test[:count]
+
+
+@pytest.mark.slow
+def test_an_interrupted_one_ends_with_the_same_weights(run, tmp_path, monkeypatch):
+    """Each model is stopped in its 2nd epoch."""
+    config = experiment.config_from(TABLES)
+    begin = train.History.on_epoch_begin
+    stopped = set()
+
+    def interrupt(self, epoch, logs=None):
+        begin(self, epoch, logs)
+        if epoch == 1 and self.model.name not in stopped:
+            stopped.add(self.model.name)
+            raise Stop
+
+    monkeypatch.setattr(train.History, "on_epoch_begin", interrupt)
+    for _ in MODELS:
+        with pytest.raises(Stop):
+            experiment.run(config, tmp_path / "out")
+    experiment.run(config, tmp_path / "out")
+    for model in MODELS:
+        weights = (network(folder, model["name"]).get_weights() for folder in (run, tmp_path / "out"))
+        for one, other in zip(*weights, strict=True):
+            np.testing.assert_array_equal(one, other, err_msg=model["name"])
+
+
+def test_each_recipe_made_what_it_says(run):
+    made = {model["name"]: network(run, model["name"]) for model in MODELS}
+    assert made["AF"].get_layer("conv1").filters == 3
+    assert made["wide"].get_layer("conv1").filters == 5
+    zeros = esq.summary(made["sparse"]).totals.zeros
+    assert zeros == pytest.approx(0.5, abs=0.05)
+    was = {layer.name: layer.get_weights()[0] == 0 for layer in esq.strip(made["sparse"]).layers if layer.weights}
+    for layer in esq.strip(made["sparse ternary"]).layers:
+        if isinstance(layer, keras.layers.Conv2D | keras.layers.Dense):
+            assert not layer.get_weights()[0][was[layer.name]].any()
+    assert any(isinstance(layer, esq.L1BatchNormalization) for layer in made["L1"].layers)
+    bits = {weight.quantizer.alias for weight in low_bit_weights(made["mixed"])}
+    assert bits == {"binary", "ternary"}
+    assert esq.summary(made["mixed"]).totals.low_bit_bytes <= 900
+
+
+def test_the_table_shows_gain_and_cost(run):
+    table = json.loads((run / "results.json").read_text())["tables"]["recipes"]
+    rows = {row[0]: dict(zip(table["header"], row, strict=True)) for row in table["rows"]}
+    assert list(rows) == [model["name"] for model in MODELS]
+    assert rows["sparse"]["zeros (%)"] == pytest.approx(50, abs=5)
+    assert rows["AF"]["zeros (%)"] == 0
+    audits = {name: row["masking audit"] for name, row in rows.items()}
+    assert audits["mixed"]
+    assert audits["wide"] is None
+    report = esq.evaluate_robustness(network(run, "AF"), *_images(10), attacks="corruptions", progress=False)
+    assert rows["AF"]["corruptions"]["mean"] == pytest.approx(100 * report.accuracy("mean corruption"))
+    history = json.loads((run / "seed-0" / "flat" / "history.json").read_text())
+    assert rows["flat"]["training (min)"] == pytest.approx(sum(row["seconds"] for row in history) / 60)
+    model = load_model(run / "seed-0" / "flat" / "model.keras", compile=False)
+    assert float(model.attack.eps) == pytest.approx(0.15)  # grown up
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"prune": 1.0}, "share"),
+        ({"prune": 0.5}, "keep_zeros"),
+        ({"weights": "mixed"}, "max_bytes"),
+        ({"max_bytes": 10}, "max_bytes"),
+        ({"weights": "mixed", "max_bytes": 10}, "at least [0-9]{3}, all binary"),
+        ({"weights": "", "weights_options": {"threshold": 0.5}}, "weights_options"),
+        ({"weights": "ternary", "weights_options": {"treshold": 0.5}}, "threshold"),
+        ({"average": True}, "use_ema"),
+        ({"average": 1}, "true or false"),
+        ({"network": {"width": 4}}, "source"),
+        ({"batchnorm": "l2"}, "l1"),
+        ({"attack_dtype": "bfloat61"}, "bfloat16"),
+        ({"warm_up": {"epoch": 3}}, "epochs"),
+        ({"warm_up": {"epochs": 3, "eps": True}, "objective": "natural"}, "attack"),
+        ({"orthogonality": -1.0}, "orthogonality"),
+    ],
+)
+def test_bad_options_say_what_is_wrong(change, words, tmp_path):
+    tables = {
+        **TABLES,
+        "models": [MODELS[0], {**LOW_BIT, "name": "bad", **change}],
+        "evaluation": {"attacks": {"A": ATTACK}},
+    }
+    with pytest.raises((TypeError, ValueError), match=words):
+        experiment.run(experiment.config_from(tables), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
