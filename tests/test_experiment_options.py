@@ -26,7 +26,10 @@ MODELS = [
         "optimizer_options": {"use_ema": True, "ema_momentum": 0.5},
     },
     {**LOW_BIT, "name": "mixed", "weights": "mixed", "max_bytes": 900},
-    {**LOW_BIT, "name": "bf16", "attack_dtype": "bfloat16"},
+    {
+        **{**LOW_BIT, "name": "bf16", "attack_dtype": "bfloat16", "reestimate": True},
+        **{"ratio": {"0": 0.5, "1": 1.0}, "schedule": "restarts"},
+    },
 ]
 TABLES = {
     "data": {"name": "digits", "train": 128, "validation": 40},

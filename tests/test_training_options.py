@@ -338,3 +338,23 @@ def test_bad_attack_dtypes():
     own.build((None, 8, 8, 3))
     with pytest.raises(ValueError, match="drop attack_dtype"):
         esq.ErrorSilencedModel(own, attack_dtype="bfloat16")
+
+
+def test_learning_rate_restarts_with_each_ratio():
+    rate = training.CosineStages.of_ratio(0.2, {0: 0.5, 2: 0.75, 3: 1.0}, epochs=5, steps_per_epoch=10)
+    assert rate.stages == [20, 30, 50]
+    # A whole cosine for each, as Keras' own has it.
+    own = [keras.optimizers.schedules.CosineDecay(0.2, length) for length in (20, 10, 20)]
+    wanted = [float(own[0](s)) for s in range(20)] + [float(own[1](s)) for s in range(10)]
+    wanted += [float(own[2](s)) for s in range(20)]
+    np.testing.assert_allclose([float(rate(step)) for step in range(50)], wanted, atol=1e-7)
+    assert float(rate(50)) == float(rate(1000)) == pytest.approx(0, abs=1e-8)
+    again = keras.optimizers.schedules.deserialize(keras.optimizers.schedules.serialize(rate))
+    assert again.get_config() == rate.get_config()
+    assert training.CosineStages.of_ratio(0.1, "full", 3, 7).stages == [21]
+
+
+@pytest.mark.parametrize("stages", [[], [5, 5], [0, 3], [4, 2], [1.5]])
+def test_unusable_stages(stages):
+    with pytest.raises((TypeError, ValueError), match="stages"):
+        training.CosineStages(0.1, stages)

@@ -17,7 +17,7 @@ from keras_esq.experiment.networks import network_of, trained_network
 from keras_esq.experiment.recipe import Recipe
 from keras_esq.experiment.tables_in import check_type
 from keras_esq.quantize import get_schedule
-from keras_esq.training import ActivationPairing, ErrorSilencedModel, LogitPairing, Orthogonality
+from keras_esq.training import ActivationPairing, CosineStages, ErrorSilencedModel, LogitPairing, Orthogonality
 from keras_esq.training.objectives import build
 
 LOSS = "sparse_categorical_crossentropy"
@@ -119,6 +119,9 @@ def _optimizer(recipe: Recipe, batches: int) -> Any:
         rate = schedules.PiecewiseConstantDecay([epoch * batches for epoch, _ in points], rates)
     elif recipe.schedule == "cosine":
         rate = schedules.CosineDecay(recipe.learning_rate, recipe.epochs * batches)
+    elif recipe.schedule == "restarts":
+        ratio = as_schedule(recipe.ratio) if recipe.weights else "full"
+        rate = CosineStages.of_ratio(recipe.learning_rate, ratio, recipe.epochs, batches)
     else:
         rate = recipe.learning_rate
     kind = {"adam": keras.optimizers.Adam, "sgd": keras.optimizers.SGD}[recipe.optimizer]

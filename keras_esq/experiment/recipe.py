@@ -8,7 +8,7 @@ from typing import Any
 from keras_esq._checks import check_count, check_nonnegative, check_positive
 from keras_esq.experiment.tables_in import check_keys, received
 
-SCHEDULES = ("cosine", "constant")
+SCHEDULES = ("cosine", "restarts", "constant")
 OPTIMIZERS = ("adam", "sgd")
 # What `weights` may be; "mixed" is shared out by the layers' sensitivity.
 WEIGHTS = ("", "binary", "ternary", "mixed")
@@ -46,9 +46,11 @@ class Recipe:
         average: end with the optimizer's average of the weights (use_ema = true), and BatchNormalization statistics
             that fit it, of the first 1000 training images.
         learning_rate: the highest.
-        schedule: "cosine", "constant", or {epoch: learning rate} from that epoch on.
+        schedule: "cosine", "restarts" (a cosine for each ratio), "constant", or {epoch: learning rate} from that epoch
+            on.
         restore_best: a validation figure, such as "val_adversarial_accuracy"; the weights of its best epoch are kept.
             Empty: those of the last epoch.
+        reestimate: set the BatchNormalization statistics anew at the end, by the first 1000 training images.
     """
 
     name: str
@@ -77,6 +79,7 @@ class Recipe:
     learning_rate: float = 0.001
     schedule: Any = "cosine"
     restore_best: str = ""
+    reestimate: bool = False
 
     @property
     def needs(self) -> tuple[str, ...]:

@@ -17,13 +17,21 @@ from keras_esq.data import Dataset, pipeline, steps_per_epoch
 from keras_esq.experiment.build import as_schedule, build_model
 from keras_esq.experiment.config import Config
 from keras_esq.experiment.recipe import Recipe
-from keras_esq.training import Backup, ErrorSilencedModel, QuantizationRatio, WarmUp, WeightAverage, load_model
+from keras_esq.training import (
+    Backup,
+    ErrorSilencedModel,
+    QuantizationRatio,
+    WarmUp,
+    WeightAverage,
+    load_model,
+    reestimate_batchnorm,
+)
 from keras_esq.training.progress import EpochProgress
 
 MODEL, HISTORY, FINISHED, SECONDS = "model.keras", "history.json", "finished", "seconds"
 BACKUP, BEST = "backup", "best.npz"
-# Training images by which an average of the weights gets its BatchNormalization statistics.
-AVERAGE_IMAGES = 1000
+# Training images by which BatchNormalization statistics are set anew.
+STATISTICS_IMAGES = 1000
 
 
 class History(keras.callbacks.Callback):
@@ -116,6 +124,8 @@ def train(recipe: Recipe, config: Config, data: Dataset, seed: int, folder: Path
             # Last the checkpoint, so that all others have done their part in an epoch that counts as done.
             callbacks=[EpochProgress(bar, _shown(recipe)), *callbacks, backup],
         )
+    if recipe.reestimate:
+        reestimate_batchnorm(model, data.x_train[:STATISTICS_IMAGES], recipe.batch_size)
     # What the last epoch counted is no part of the result, and missing if that epoch was done before an interruption.
     model.reset_metrics()
     with atomic_path(own / MODEL) as path:
@@ -148,7 +158,7 @@ def _callbacks(recipe: Recipe, model: ErrorSilencedModel, data: Dataset, own: Pa
             settings["eps"] = float(attack.eps)
         callbacks.append(WarmUp(**settings))
     if recipe.average:
-        callbacks.append(WeightAverage(data.x_train[:AVERAGE_IMAGES], batch_size=recipe.batch_size))
+        callbacks.append(WeightAverage(data.x_train[:STATISTICS_IMAGES], batch_size=recipe.batch_size))
     if recipe.restore_best:
         callbacks.append(Best(own / BEST, recipe.restore_best))
     return callbacks

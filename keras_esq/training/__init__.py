@@ -19,12 +19,14 @@ from keras_esq.training.objectives import (
 )
 from keras_esq.training.pairing import ActivationPairing, LogitPairing, pairing_distance
 from keras_esq.training.saving import load_model
+from keras_esq.training.stages import CosineStages
 
 __all__ = [
     "OBJECTIVES",
     "ActivationPairing",
     "Adversarial",
     "Backup",
+    "CosineStages",
     "ErrorSilencedModel",
     "Free",
     "LogitPairing",
