@@ -20,7 +20,13 @@ MODELS = [
     {"name": "sparse", "source": "AF", "prune": 0.5, "objective": "adversarial"},
     {"name": "sparse ternary", "source": "sparse", "weights": "ternary", "weights_options": {"keep_zeros": True}},
     {**LOW_BIT, "name": "L1", "batchnorm": "l1"},
-    {**LOW_BIT, "name": "flat", "orthogonality": 0.01, "warm_up": {"epochs": 1, "eps": True, "regularizer": False}},
+    {
+        **LOW_BIT,
+        "name": "flat",
+        "orthogonality": 0.01,
+        "weight_perturbation": 0.1,
+        "warm_up": {"epochs": 1, "eps": True, "regularizer": False},
+    },
     {
         **{**LOW_BIT, "name": "mean", "objective": "trades", "average": True, "warm_up": {"epochs": 1}},
         "optimizer_options": {"use_ema": True, "ema_momentum": 0.5},
@@ -141,6 +147,8 @@ def test_the_table_shows_gain_and_cost(run):
         ({"warm_up": {"epoch": 3}}, "epochs"),
         ({"warm_up": {"epochs": 3, "eps": True}, "objective": "natural"}, "attack"),
         ({"orthogonality": -1.0}, "orthogonality"),
+        ({"weight_perturbation": "much"}, "weight_perturbation"),
+        ({"weight_perturbation": 0.1, "objective": "free"}, "weight_perturbation"),
     ],
 )
 def test_bad_options_say_what_is_wrong(change, words, tmp_path):

@@ -340,6 +340,68 @@ def test_bad_attack_dtypes():
         esq.ErrorSilencedModel(own, attack_dtype="bfloat16")
 
 
+def test_weight_perturbation_of_a_float_network_is_its_formula(images):
+    network, twin = net(), net()
+    perturbation = training.WeightPerturbation(0.2)
+    model = compiled(network, "natural", 0.1, weight_perturbation=perturbation)
+    model.train_on_batch(images, Y)
+
+    def gradients():
+        with tf.GradientTape() as tape:
+            loss = ce_tf(twin(images), tf.one_hot(Y, 3))
+        return tape.gradient(loss, twin.trainable_weights)
+
+    before = twin.get_weights()
+    for w, g in zip(twin.trainable_weights, gradients(), strict=True):
+        if w.shape.rank > 1:
+            w.assign_add(0.2 * np.linalg.norm(w) / np.linalg.norm(g) * g)
+    wanted = [w - 0.1 * g for w, g in zip(before, gradients(), strict=True)]
+    assert max(np.abs(w - v).max() for w, v in zip(before, twin.get_weights(), strict=True)) > 0.01
+    for one, other in zip(network.get_weights(), wanted, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=2e-6)
+
+
+def test_weight_perturbation_moves_what_a_low_bit_network_multiplies_with():
+    """One layer without biases: the gradient at q(w) + v, with v along the gradient at q(w), updates w."""
+    x = np.random.default_rng(0).random((len(Y), 5), dtype=np.float32)
+    network = keras.Sequential([keras.Input((5,)), layers.Dense(3, use_bias=False, name="logits")])
+    randomize(network)
+    low_bit = esq.quantize_model(network, "ternary")
+    model = compiled(low_bit, "natural", 0.5, weight_perturbation=training.WeightPerturbation(0.3))
+    model.train_on_batch(x, Y)
+    w = network.get_weights()[0].astype(np.float64)
+    q = np.asarray(esq.strip(esq.quantize_model(network, "ternary")).get_weights()[0]).astype(np.float64)
+
+    def gradient(kernel):
+        logits = x @ kernel
+        p = np.exp(logits - logits.max(1, keepdims=True))
+        return x.T @ (p / p.sum(1, keepdims=True) - np.eye(3)[Y]) / len(x)
+
+    g = gradient(q)
+    moved = q + 0.3 * np.linalg.norm(q) / np.linalg.norm(g) * g
+    (latent,) = low_bit.trainable_variables
+    np.testing.assert_allclose(latent, w - 0.5 * gradient(moved), atol=1e-5)
+    assert np.abs(gradient(moved) - g).max() > 1e-3
+
+
+def test_weight_perturbation_is_kept(images, tmp_path):
+    low_bit = esq.quantize_model(net(), "binary")
+    model = compiled(low_bit, "trades", 0.1, attack=PGD, weight_perturbation=training.WeightPerturbation(0.1))
+    model.fit(images, Y, verbose=0)
+    model.save(tmp_path / "model.keras")
+    assert esq.load_model(tmp_path / "model.keras").weight_perturbation.gamma == 0.1
+    with pytest.raises(ValueError, match="weight_perturbation"):
+        model.objective = "free"
+
+
+@pytest.mark.parametrize("given", [0.1, "awp"])
+def test_unusable_weight_perturbations(given):
+    with pytest.raises(TypeError, match="WeightPerturbation"):
+        esq.ErrorSilencedModel(net(), weight_perturbation=given)
+    with pytest.raises(ValueError, match="gamma"):
+        training.WeightPerturbation(0.0)
+
+
 def test_learning_rate_restarts_with_each_ratio():
     rate = training.CosineStages.of_ratio(0.2, {0: 0.5, 2: 0.75, 3: 1.0}, epochs=5, steps_per_epoch=10)
     assert rate.stages == [20, 30, 50]

@@ -17,7 +17,14 @@ from keras_esq.experiment.networks import network_of, trained_network
 from keras_esq.experiment.recipe import Recipe
 from keras_esq.experiment.tables_in import check_type
 from keras_esq.quantize import get_schedule
-from keras_esq.training import ActivationPairing, CosineStages, ErrorSilencedModel, LogitPairing, Orthogonality
+from keras_esq.training import (
+    ActivationPairing,
+    CosineStages,
+    ErrorSilencedModel,
+    LogitPairing,
+    Orthogonality,
+    WeightPerturbation,
+)
 from keras_esq.training.objectives import build
 
 LOSS = "sparse_categorical_crossentropy"
@@ -47,6 +54,8 @@ def build_model(recipe: Recipe, config: Config, data: Dataset, seed: int, folder
     options: dict[str, Any] = {"objective": build_objective(recipe, config, data, folder)}
     if recipe.orthogonality:
         options["regularizer"] = Orthogonality(recipe.orthogonality)
+    if recipe.weight_perturbation:
+        options["weight_perturbation"] = WeightPerturbation(recipe.weight_perturbation)
     if recipe.attack_dtype:
         options["attack_dtype"] = recipe.attack_dtype
     if recipe.objective == "pairing":

@@ -37,6 +37,7 @@ class Recipe:
         warm_up: {"epochs", and "eps" = true, "regularizer" = false}: what grows in the first epochs, as of
             esq.training.WarmUp: the regularizer by default.
         orthogonality: beta of the regularizer esq.training.Orthogonality on low-bit kernels; 0 for none.
+        weight_perturbation: gamma of esq.training.WeightPerturbation; 0 for none.
         attack: of the training, {"attack": class in esq.attacks, and its settings}; not used by "natural".
         attack_dtype: "bfloat16" makes the training attack in bfloat16.
         ratio: name of a schedule or {epoch: ratio}; for low-bit models.
@@ -68,6 +69,7 @@ class Recipe:
     pairing: dict[str, Any] = dataclasses.field(default_factory=dict)
     warm_up: dict[str, Any] = dataclasses.field(default_factory=dict)
     orthogonality: float = 0.0
+    weight_perturbation: float = 0.0
     attack: dict[str, Any] = dataclasses.field(default_factory=dict)
     attack_dtype: str = ""
     ratio: Any = "uniform"
@@ -104,7 +106,8 @@ def check_recipe(recipe: Recipe, where: str) -> Recipe:
     check_count(f"epochs of {where}", recipe.epochs)
     check_count(f"batch_size of {where}", recipe.batch_size)
     check_positive(f"learning_rate of {where}", recipe.learning_rate)
-    check_nonnegative(f"orthogonality of {where}", recipe.orthogonality)
+    for key in ("orthogonality", "weight_perturbation"):
+        check_nonnegative(f"{key} of {where}", getattr(recipe, key))
     for key, known in (
         *(("optimizer", OPTIMIZERS), ("weights", WEIGHTS)),
         *(("batchnorm", ("", "l1")), ("attack_dtype", ("", "bfloat16"))),

@@ -20,6 +20,7 @@ from keras_esq.training.objectives import (
 from keras_esq.training.pairing import ActivationPairing, LogitPairing, pairing_distance
 from keras_esq.training.saving import load_model
 from keras_esq.training.stages import CosineStages
+from keras_esq.training.weight_perturbation import WeightPerturbation
 
 __all__ = [
     "OBJECTIVES",
@@ -41,6 +42,7 @@ __all__ = [
     "Trades",
     "WarmUp",
     "WeightAverage",
+    "WeightPerturbation",
     "load_model",
     "pairing_distance",
     "reestimate_batchnorm",

@@ -23,6 +23,7 @@ from keras_esq.training.order import repeatable
 from keras_esq.training.pairing import LogitPairing, as_pairings
 from keras_esq.training.step import Step, correct, logs, perturb
 from keras_esq.training.taps import tap
+from keras_esq.training.weight_perturbation import WeightPerturbation, check_weight_perturbation
 
 
 @keras.saving.register_keras_serializable(package="keras_esq")
@@ -55,6 +56,8 @@ class ErrorSilencedModel(keras.Model):
         validation_attack: attack for `evaluate` and the validation of `fit`, None for none. The attack of a training
             plus some steps is a good choice.
         regularizer: esq.training.Orthogonality(beta=...) on the low-bit weights, None for none.
+        weight_perturbation: esq.training.WeightPerturbation(gamma=...): each update takes its gradient at the weights'
+            worst neighbours; None for none.
         attack_dtype: "bfloat16" makes the training attack against a copy of the network in mixed precision, faster on
             processors with instructions for it (AVX512-BF16, AMX); the update and the validation attack are not
             changed. Default None: the network itself. Objective "free" makes its own attack.
@@ -80,6 +83,7 @@ class ErrorSilencedModel(keras.Model):
         objective: str | Objective | type[Objective] = "pairing",
         validation_attack: Attack | None = None,
         regularizer: Orthogonality | None = None,
+        weight_perturbation: WeightPerturbation | None = None,
         attack_dtype: str | None = None,
         seed: int | None = None,
         custom_objects: dict[Any, Any] | None = None,
@@ -93,11 +97,12 @@ class ErrorSilencedModel(keras.Model):
         check_pairing(pairing, objective, rule.pairs)
         check_attacks(attack=attack, validation_attack=validation_attack)
         check_regularizer(regularizer, model)
+        check_weight_perturbation(weight_perturbation, rule, model)
         super().__init__(**{"name": f"{model.name}_esq", **kwargs})
         self.network = model
         self.attack = PGD() if attack is None and rule.attacks else attack
         self.validation_attack = validation_attack
-        self.regularizer = regularizer
+        self.regularizer, self.weight_perturbation = regularizer, weight_perturbation
         if regularizer is not None:
             self.add_loss(lambda: regularizer.of_network(model))
         self.seed = None if seed is None else check_count("seed", seed, minimum=0)
@@ -141,6 +146,7 @@ class ErrorSilencedModel(keras.Model):
                 f"Expected an objective without pairing. Received {objective!r}, for which the model has no pairing. "
                 "Make a new one: esq.ErrorSilencedModel(model.network, pairing=esq.LogitPairing())."
             )
+        check_weight_perturbation(self.weight_perturbation, rule, self.network)
         if self._head is not None:
             rule.check(self.network, *self._head)
         self.__dict__.update(_objective=objective, _rule=rule)
@@ -243,6 +249,7 @@ class ErrorSilencedModel(keras.Model):
             "objective": describe(self.objective) if isinstance(self.objective, Objective) else self.objective,
             "validation_attack": describe(self.validation_attack),
             "regularizer": describe(self.regularizer),
+            "weight_perturbation": describe(self.weight_perturbation),
             "attack_dtype": self.attack_dtype,
             "seed": self.seed,
         }
@@ -254,7 +261,11 @@ class ErrorSilencedModel(keras.Model):
         network = keras.models.model_from_json(parts.pop("model"), custom_objects=custom_objects)
         for name in ("attack", "validation_attack"):
             parts[name] = from_description(parts[name])
-        for name in ("objective", "regularizer"):  # older files name the one and don't have the other
+        for name in (
+            "objective",
+            "regularizer",
+            "weight_perturbation",
+        ):  # older files lack some, or name them
             if isinstance(parts.get(name), dict):
                 parts[name] = from_description(parts[name])
         parts["pairing"] = [from_description(p) for p in parts["pairing"]] or None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import tensorflow as tf
@@ -68,6 +68,7 @@ class Step:
         self.x, self.y, self.labels, self.sample_weight = x, y, labels, sample_weight
         self.attack = model.attack
         self._seed = seed
+        self._held: list[Any] = []  # the low-bit weights of this partition
 
     @contextlib.contextmanager
     def partition(self, replay: int = 0) -> Iterator[None]:
@@ -77,7 +78,23 @@ class Step:
             replay: number of the update within this step, each of which draws anew.
         """
         weights = low_bit_weights(self.model.network)
-        with held_weights(weights, renew_partition(weights, self.seed(0, replay))):
+        self._held = renew_partition(weights, self.seed(0, replay))
+        with held_weights(weights, self._held):
+            yield
+
+    @contextlib.contextmanager
+    def perturbed_weights(self, loss: Callable[[], Any]) -> Iterator[None]:
+        """Within the block, in `partition`, the weights are as the model's `weight_perturbation` moves them, if any.
+
+        Args:
+            loss: what they climb.
+        """
+        perturbation = self.model.weight_perturbation
+        with (
+            contextlib.nullcontext()
+            if perturbation is None
+            else perturbation.apply(self.model.network, self._held, loss)
+        ):
             yield
 
     def seed(self, purpose: int, replay: int = 0) -> Any:

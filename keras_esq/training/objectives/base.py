@@ -22,11 +22,12 @@ class Objective(abc.ABC):
     """
 
     # Whether a step makes x_adv; whether it has a regularizer, which WarmUp ramps; whether that is the model's
-    # `pairing`; whether it compares class probabilities.
+    # `pairing`; whether it compares class probabilities; whether it can train with `weight_perturbation`.
     attacks: ClassVar[bool] = True
     regularizes: ClassVar[bool] = True
     pairs: ClassVar[bool] = False
     needs_classes: ClassVar[bool] = False
+    perturbs_weights: ClassVar[bool] = True
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         # A model saved with an objective, the user's own included, must find its class again.
@@ -46,9 +47,10 @@ class Objective(abc.ABC):
         """One step: partition, x_adv, loss, update. Returns the logs."""
         with step.partition():
             x_adv = self.perturb(step) if self.attacks else None
-            with tf.GradientTape() as tape:
-                result = self.loss(step, x_adv)
-            step.update(result.loss, tape)
+            with step.perturbed_weights(lambda: self.loss(step, x_adv).loss):
+                with tf.GradientTape() as tape:
+                    result = self.loss(step, x_adv)
+                step.update(result.loss, tape)
             return step.logs(result)
 
     def perturb(self, step: Step) -> Any:

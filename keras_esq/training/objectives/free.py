@@ -36,6 +36,7 @@ class Free(Objective):
     """
 
     regularizes: ClassVar[bool] = False
+    perturbs_weights: ClassVar[bool] = False
 
     replays: int = 4
 
