@@ -100,6 +100,8 @@ def test_all_tables_and_figures_are_written(full):
     for name in ("figure1", "figure2", "figure3", "table3b"):
         assert (full / f"{name}.png").read_bytes().startswith(b"\x89PNG")
         assert f"{name}.png" in page
+    assert "keras-esq experiment full.toml --seeds 1 --out out" in page  # no paths of this machine
+    assert "Training 0.0 h, evaluation 0.0 h" in page
     kept = json.loads((full / "results.json").read_text())
     assert set(kept["tables"]) == {"table1", "table2", "table3a", "table3b", "table4", "table5", "ensemble", "recipes"}
     assert kept["seeds"] == [0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,3 +37,12 @@ class Log:
             self.write(f"break  {what}: {type(error).__name__} after {time.perf_counter() - start:.1f} s")
             raise
         self.write(f"end    {what}: {time.perf_counter() - start:.1f} s")
+
+
+def seconds_of(path: Path) -> dict[str, float]:
+    """{"train": seconds, "evaluate": seconds} of the steps in a log that came to their end."""
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    sums = {"train": 0.0, "evaluate": 0.0}
+    for kind, seconds in re.findall(r"  end    (train|evaluate) .*: ([0-9.]+) s$", text, re.MULTILINE):
+        sums[kind] += float(seconds)
+    return sums

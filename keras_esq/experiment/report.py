@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,11 @@ from keras_esq._files import write_atomic
 from keras_esq._text import aligned
 from keras_esq.experiment.figures import make_figures
 from keras_esq.experiment.findings import Finding, judge
+from keras_esq.experiment.log import seconds_of
 from keras_esq.experiment.results import CONFIG, Results, read_results
 from keras_esq.experiment.tables import Table, make_tables
 
-RESULTS, PAGE = "results.json", "tables.md"
+RESULTS, PAGE, ENVIRONMENT, LOG = "results.json", "tables.md", "environment.json", "log.txt"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,13 +69,40 @@ def write_report(out: str | os.PathLike[str], seeds: int | None = None) -> Repor
     results = read_results(out, seeds)
     figures = make_figures(results, out)
     report = Report(results, make_tables(results), judge(results), [])
-    report.files.append(write_atomic(out / PAGE, _page(report, figures)))
+    report.files.append(write_atomic(out / PAGE, _page(report, figures, _made(out))))
     report.files.append(write_atomic(out / RESULTS, json.dumps(report.to_dict(), indent=1) + "\n"))
     report.files.extend(figures.values())
     return report
 
 
-def _page(report: Report, figures: dict[str, Path]) -> str:
+def _made(out: Path) -> str:
+    """How the experiment was made: command, machine, hours."""
+    path = out / ENVIRONMENT
+    if not path.is_file():
+        return ""
+    made = json.loads(path.read_text(encoding="utf-8"))
+    if "experiment" not in made:  # of an older version
+        return ""
+    # Names in place of paths, which are those of one machine.
+    preset, *options = made["experiment"].items()
+    command = ["keras-esq", "experiment", Path(preset[1]).name]
+    command += [text for key, value in options if value for text in (f"--{key}", Path(str(value)).name)]
+    versions = ", ".join(f"{name} {made['packages'].get(name)}" for name in ("tensorflow", "tf-keras", "cleverhans"))
+    machine = ", ".join(str(made[key]) for key in ("processor", "machine") if made.get(key))
+    cores = f", {made['cores']} cores" if made.get("cores") else ""
+    hours = {kind: f"{seconds / 3600:.1f} h" for kind, seconds in seconds_of(out / LOG).items()}
+    lines = [
+        "## How it was made",
+        "",
+        f"    {shlex.join(command)}",
+        "",
+        f"{machine}{cores}; Python {made['python']}, {versions}. Training {hours['train']}, evaluation "
+        f"{hours['evaluate']}; step by step in {LOG}.",
+    ]
+    return "\n".join(lines)
+
+
+def _page(report: Report, figures: dict[str, Path], made: str) -> str:
     config = report.results.config
     seeds = len(report.results.seeds)
     spread = "" if seeds < 2 else " Figures are means over them, ± one standard deviation."
@@ -96,4 +125,4 @@ def _page(report: Report, figures: dict[str, Path]) -> str:
         parts.append("\n".join(["## The paper's findings", "", *lines, "", explained]))
     parts += [table.to_markdown() for table in report.tables]
     parts += [f"## {title}\n\n![{title}]({path.name})" for title, path in figures.items()]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join([*parts, made] if made else parts) + "\n"

@@ -20,11 +20,11 @@ from keras_esq.experiment.config import Config, config_from
 from keras_esq.experiment.evaluate import Evaluator
 from keras_esq.experiment.log import Log
 from keras_esq.experiment.presets_in import read_preset
-from keras_esq.experiment.report import Report, write_report
+from keras_esq.experiment.report import ENVIRONMENT, LOG, Report, write_report
 from keras_esq.experiment.results import CONFIG
 from keras_esq.experiment.train import is_trained, tidy, train
 
-ENVIRONMENT, LOG, DATA = "environment.json", "log.txt", "data.json"
+DATA = "data.json"
 
 
 def load_config(preset: str, dataset: str | None = None, model: str | None = None) -> Config:
@@ -87,6 +87,13 @@ def _check_data(path: Path, images: data.Dataset) -> None:
             f"Expected the data of the experiment in {str(path.parent)!r}, see its {path.name}. Received other "
             f"{', '.join(other)} of {images.name!r}. Give the --data-path of then, or choose another folder."
         )
+
+
+def _note_command(path: Path, **given: str | None) -> None:
+    """Keep what an experiment was started with, beside the environment of its last run; seeds may be added later."""
+    first = json.loads(path.read_text()).get("experiment", given) if path.exists() else given
+    kept = {**first, "seeds": given["seeds"]}
+    write_atomic(path, json.dumps({**environment(), "experiment": kept}, indent=2) + "\n")
 
 
 def _trained(config: Config, wanted: Config) -> dict[str, Any]:
@@ -162,7 +169,15 @@ def run(
     images = load_data(config, data_path)
     start(out, config, images)
     _check_data(out / DATA, images)
-    write_atomic(out / ENVIRONMENT, json.dumps(environment(), indent=2) + "\n")
+    _note_command(
+        out / ENVIRONMENT,
+        preset=preset if isinstance(preset, str) else CONFIG,
+        dataset=dataset,
+        model=model,
+        **{"data-path": None if data_path is None else os.fspath(data_path)},
+        seeds=str(seeds),
+        out=str(out),
+    )
     log = Log(out / LOG)
     folders = [out / f"seed-{seed}" for seed in range(seeds)]
     for seed, folder in enumerate(folders):
