@@ -56,6 +56,7 @@ def build_model(recipe: Recipe, config: Config, data: Dataset, seed: int, folder
         options["regularizer"] = Orthogonality(recipe.orthogonality)
     if recipe.weight_perturbation:
         options["weight_perturbation"] = WeightPerturbation(recipe.weight_perturbation)
+    options["attack_statistics"] = recipe.attack_statistics
     if recipe.attack_dtype:
         options["attack_dtype"] = recipe.attack_dtype
     if recipe.objective == "pairing":

@@ -7,6 +7,7 @@ from typing import Any
 
 from keras_esq._checks import check_count, check_nonnegative, check_positive
 from keras_esq.experiment.tables_in import check_keys, received
+from keras_esq.training.attack_twin import STATISTICS
 
 SCHEDULES = ("cosine", "restarts", "constant")
 OPTIMIZERS = ("adam", "sgd")
@@ -40,6 +41,7 @@ class Recipe:
         weight_perturbation: gamma of esq.training.WeightPerturbation; 0 for none.
         attack: of the training, {"attack": class in esq.attacks, and its settings}; not used by "natural".
         attack_dtype: "bfloat16" makes the training attack in bfloat16.
+        attack_statistics: "batch": BatchNormalization under the training attack takes the statistics of the batch.
         ratio: name of a schedule or {epoch: ratio}; for low-bit models.
         epochs, batch_size: of the training.
         optimizer: "adam" or "sgd".
@@ -72,6 +74,7 @@ class Recipe:
     weight_perturbation: float = 0.0
     attack: dict[str, Any] = dataclasses.field(default_factory=dict)
     attack_dtype: str = ""
+    attack_statistics: str = "moving"
     ratio: Any = "uniform"
     epochs: int = 10
     batch_size: int = 128
@@ -111,6 +114,7 @@ def check_recipe(recipe: Recipe, where: str) -> Recipe:
     for key, known in (
         *(("optimizer", OPTIMIZERS), ("weights", WEIGHTS)),
         *(("batchnorm", ("", "l1")), ("attack_dtype", ("", "bfloat16"))),
+        ("attack_statistics", STATISTICS),
     ):
         if getattr(recipe, key) not in known:
             raise ValueError(f"Expected {key} of {where}. {received(getattr(recipe, key), known)}")

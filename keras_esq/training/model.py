@@ -15,7 +15,7 @@ from keras_esq.keras3 import fit_arguments, from_keras3, is_keras3_model, transl
 from keras_esq.quantize import frozen_weights, low_bit_weights
 from keras_esq.training import data_checks
 from keras_esq.training.arguments import check_attacks, check_model, check_pairing
-from keras_esq.training.attack_twin import AttackTwin
+from keras_esq.training.attack_twin import make_twin
 from keras_esq.training.heads import loss_for_head, metrics_for_head, trace_head
 from keras_esq.training.lipschitz import Orthogonality, check_regularizer
 from keras_esq.training.objectives import Objective, as_objective
@@ -61,6 +61,10 @@ class ErrorSilencedModel(keras.Model):
         attack_dtype: "bfloat16" makes the training attack against a copy of the network in mixed precision, faster on
             processors with instructions for it (AVX512-BF16, AMX); the update and the validation attack are not
             changed. Default None: the network itself. Objective "free" makes its own attack.
+        attack_statistics: of BatchNormalization under the training attack. "moving" (default): as in inference.
+            "batch": those of the attacked batch, as in the update. Binary filters change sign at once, and moving
+            statistics lag behind them, above all while the ratio draws other filters in each step: then the attack is
+            made on a network that is none, and weak.
         seed: for partition and attack; None draws it from TensorFlow's global generator, so that
             tf_keras.utils.set_random_seed makes trainings repeatable.
         custom_objects: for a Keras 3 model, and Keras 3 losses and the like in `compile`: {class or its name:
@@ -85,6 +89,7 @@ class ErrorSilencedModel(keras.Model):
         regularizer: Orthogonality | None = None,
         weight_perturbation: WeightPerturbation | None = None,
         attack_dtype: str | None = None,
+        attack_statistics: str = "moving",
         seed: int | None = None,
         custom_objects: dict[Any, Any] | None = None,
         **kwargs: Any,
@@ -111,8 +116,8 @@ class ErrorSilencedModel(keras.Model):
         pairings = as_pairings(LogitPairing() if pairing is None else pairing) if rule.pairs else ()
         self.__dict__["pairing"] = pairings
         self.__dict__["taps"] = tap(model, pairings)
-        self.attack_dtype = attack_dtype
-        self.__dict__["attack_twin"] = None if attack_dtype is None else AttackTwin(model, attack_dtype)
+        self.attack_dtype, self.attack_statistics = attack_dtype, attack_statistics
+        self.__dict__["attack_twin"] = make_twin(model, attack_dtype, attack_statistics)
         # Derived from the epoch by WarmUp, so no part of a checkpoint.
         self.__dict__["regularizer_factor"] = tf.Variable(
             1.0, trainable=False, aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA
@@ -251,6 +256,7 @@ class ErrorSilencedModel(keras.Model):
             "regularizer": describe(self.regularizer),
             "weight_perturbation": describe(self.weight_perturbation),
             "attack_dtype": self.attack_dtype,
+            "attack_statistics": self.attack_statistics,
             "seed": self.seed,
         }
 
