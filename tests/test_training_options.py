@@ -12,6 +12,8 @@ import keras_esq as esq
 from keras_esq import training
 from keras_esq._keras import keras
 from keras_esq.attacks import logits_fn
+from keras_esq.attacks.logits import logits_of
+from keras_esq.quantize import set_ratio
 from keras_esq.training.attack_twin import AttackTwin
 
 
@@ -322,9 +324,52 @@ def test_attacks_are_made_against_the_twin(images, tmp_path):
     again.fit(images, Y, verbose=0)
 
 
-def test_bad_attack_dtypes():
+@pytest.mark.parametrize("dtype", [None, "bfloat16"])
+@pytest.mark.parametrize("weights", [None, "binary"])
+def test_statistics_of_the_batch_are_those_of_the_update(weights, dtype, images):
+    """As the network in training mode, which the attack leaves as it was."""
+    network = with_everything()
+    if weights:
+        network = esq.quantize_model(network, weights)
+    twin = AttackTwin(network, dtype, "batch")
+    for seed in range(2):
+        if weights:
+            set_ratio(network, 1.0)
+        before = network.get_weights()
+        got = logits_fn(twin.renewed())(tf.constant(images)).numpy()
+        for one, other in zip(before, network.get_weights(), strict=True):
+            np.testing.assert_array_equal(one, other)
+        expected = tf.function(lambda: logits_of(network(images, training=True)))().numpy()
+        np.testing.assert_allclose(got, expected, atol=(0.05 if dtype else 1e-4) * np.abs(expected).max())
+        randomize(network, seed)
+
+
+def test_frozen_statistics_stay_under_attack(images):
+    network = with_everything()
+    network.trainable = False
+    twin, logits = AttackTwin(network, None, "batch"), logits_fn(network)
+    np.testing.assert_allclose(logits_fn(twin.renewed())(images), logits(tf.constant(images)), atol=1e-5)
+
+
+def test_the_attack_takes_the_statistics_it_is_told(images, tmp_path):
+    found, float_net = {}, esq.models.small_cnn((8, 8, 3), 3, width=2)
+    for statistics in ("moving", "batch"):
+        network = esq.quantize_model(float_net, "ternary")
+        model = compiled(network, "adversarial", 0.1, PGD, seed=0, attack_statistics=statistics)
+        weights = len(model.weights)
+        model.fit(images, Y, batch_size=12, verbose=0, shuffle=False)
+        assert len(model.weights) == weights
+        found[statistics] = network.get_weights()
+    assert not all(np.array_equal(a, b) for a, b in zip(found["moving"], found["batch"], strict=True))
+    model.save(tmp_path / "m.keras")
+    assert esq.load_model(tmp_path / "m.keras", compile=False).attack_statistics == "batch"
+
+
+def test_bad_attack_settings():
     with pytest.raises(ValueError, match="bfloat16"):
         esq.ErrorSilencedModel(net(), attack_dtype="float16")
+    with pytest.raises(ValueError, match="batch"):
+        esq.ErrorSilencedModel(net(), attack_statistics="bacth")
 
     class Own(keras.Model):
         def __init__(self):
