@@ -41,6 +41,7 @@ setup(
     package_data={"keras_esq": ["py.typed", "experiment/presets/*.toml"]},
     python_requires=">=3.10,<3.14",
     install_requires=[
+        # The oldest: up to 2.20 the schema of .tflite files has no INT2, in which compact files are written.
         "tensorflow>=2.21,<2.22",
         "tf-keras>=2.21,<2.22",
         "tensorflow-model-optimization>=0.8.1,<0.9",
