@@ -173,8 +173,11 @@ def test_train_command(tmp_path, capsys):
     assert "--resume" in capsys.readouterr().err
     assert cli.main([*TRAIN, "--seed", "1", "--out", str(run), "--resume"]) == 1
     assert "seed" in capsys.readouterr().err
-    assert cli.main(["train", "--config", str(run / "options.json"), "--out", str(run), "--resume"]) == 0
     again = str(run / "model.keras")
+    before = state(esq.load_model(again))
+    assert cli.main(["train", "--config", str(run / "options.json"), "--out", str(run), "--resume"]) == 0
+    for one, other_one in zip(before, state(esq.load_model(again)), strict=True):
+        np.testing.assert_array_equal(one, other_one)
     natural = ["--weights", "float", "--objective", "natural", "--epochs", "1", "--out", str(other)]
     assert cli.main(["train", again, *natural, "--optimizer", "sgd", "--schedule", "constant"]) == 0
     assert cli.main(["train", again, "--out", str(tmp_path / "twice")]) == 1

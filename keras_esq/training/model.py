@@ -132,10 +132,18 @@ class ErrorSilencedModel(keras.Model):
             trainable=False,
             aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
         )
-        self.pairing_loss_tracker = keras.metrics.Mean(name="pairing_loss")
-        self.adversarial_accuracy_tracker = keras.metrics.Mean(name="adversarial_accuracy")
-        self.ratio_tracker = keras.metrics.Mean(name="ratio")
+        # Past Keras' attribute tracking: what was counted is no weight of the model.
+        self.__dict__.update(
+            pairing_loss_tracker=keras.metrics.Mean(name="pairing_loss"),
+            adversarial_accuracy_tracker=keras.metrics.Mean(name="adversarial_accuracy"),
+            ratio_tracker=keras.metrics.Mean(name="ratio"),
+        )
         self.built = True
+
+    @property
+    def metrics(self) -> list[Any]:
+        """The compiled ones, then those of the objective."""
+        return [*super().metrics, self.pairing_loss_tracker, self.adversarial_accuracy_tracker, self.ratio_tracker]
 
     @property
     def objective(self) -> Any:
