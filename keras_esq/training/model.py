@@ -62,9 +62,9 @@ class ErrorSilencedModel(keras.Model):
             processors with instructions for it (AVX512-BF16, AMX); the update and the validation attack are not
             changed. Default None: the network itself. Objective "free" makes its own attack.
         attack_statistics: of BatchNormalization under the training attack. "moving" (default): as in inference.
-            "batch": those of the attacked batch, as in the update. Binary filters change sign at once, and moving
-            statistics lag behind them, above all while the ratio draws other filters in each step: then the attack is
-            made on a network that is none, and weak.
+            "batch": those of the attacked batch, as in the update, for networks whose moving statistics lag behind
+            weights that change sign. The attack is then stronger; the trained networks were equally robust within the
+            interval where we compared them, so it is off.
         seed: for partition and attack; None draws it from TensorFlow's global generator, so that
             tf_keras.utils.set_random_seed makes trainings repeatable.
         custom_objects: for a Keras 3 model, and Keras 3 losses and the like in `compile`: {class or its name:
