@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from keras_esq.evaluation.transfer import TransferMatrix
 
 
+# Largest over smallest mean from which an axis of amplification is logarithmic.
+LOG_FROM = 10
+
+
 def new_figure(width: float, height: float) -> Any:
     """An empty figure of that size in inches."""
     # A Figure of its own, not pyplot's: no global state, no window, no choice of backend.
@@ -88,7 +92,14 @@ def plot_amplification(profiles: Mapping[str, AmplificationProfile], path: str |
         (line,) = axes.plot(places, mean, marker="o", label=model)
         axes.fill_between(places, np.maximum(mean - std, 0), mean + std, color=line.get_color(), alpha=0.15)
     axes.set_xticks(list(position.values()), list(position), rotation=30, ha="right")
-    axes.set(ylabel="error amplification $D_l$", ylim=(0, None))
+    means = [value for profile in profiles.values() for value in profile.mean.values() if value > 0]
+    if means and max(means) > LOG_FROM * min(means):  # else all but the largest lie on the axis
+        axes.set_yscale("log")
+        axes.set_ylim(min(means) / 2, None)
+        axes.yaxis.set_major_formatter("{x:g}")
+    else:
+        axes.set_ylim(0, None)
+    axes.set_ylabel("error amplification $D_l$")
     axes.legend()
     return write_figure(figure, path)
 
