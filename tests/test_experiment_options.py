@@ -143,6 +143,7 @@ def test_the_table_shows_gain_and_cost(run):
         ({"average": 1}, "true or false"),
         ({"network": {"width": 4}}, "source"),
         ({"batchnorm": "l2"}, "l1"),
+        ({"source": "low", "batchnorm": "l1"}, "float source"),
         ({"attack_dtype": "bfloat61"}, "bfloat16"),
         ({"warm_up": {"epoch": 3}}, "epochs"),
         ({"warm_up": {"epochs": 3, "eps": True}, "objective": "natural"}, "attack"),
@@ -154,7 +155,7 @@ def test_the_table_shows_gain_and_cost(run):
 def test_bad_options_say_what_is_wrong(change, words, tmp_path):
     tables = {
         **TABLES,
-        "models": [MODELS[0], {**LOW_BIT, "name": "bad", **change}],
+        "models": [MODELS[0], {**LOW_BIT, "name": "low"}, {**LOW_BIT, "name": "bad", **change}],
         "evaluation": {"attacks": {"A": ATTACK}},
     }
     with pytest.raises((TypeError, ValueError), match=words):

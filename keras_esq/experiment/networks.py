@@ -41,7 +41,9 @@ def network_of(recipe: Recipe, config: Config, data: Dataset, folder: Path | Non
         network = trained_network(recipe.source, config, data, folder)
     else:
         network = build_network(config.network, data, **recipe.network)
-    if recipe.batchnorm and not low_bit_weights(network):
+    if recipe.batchnorm:
+        if low_bit_weights(network):
+            raise ValueError(f"Expected batchnorm with a float source. Received {recipe.source!r}, which is low-bit.")
         network = with_l1_batchnorm(network)
     if recipe.prune:
         return _pruned(network, recipe, data)
