@@ -13,11 +13,13 @@ from cleverhans.tf2.attacks.projected_gradient_descent import projected_gradient
 from keras_esq._keras import keras, tfmot_quantization
 from keras_esq.attacks import BIM, FGSM, PGD, Attack, logits_fn
 from keras_esq.evaluation import (
+    AmplificationProfile,
     RobustnessReport,
     attack_set,
     error_amplification,
     evaluate_robustness,
     plot_amplification,
+    plots,
     wilson_interval,
 )
 
@@ -184,6 +186,18 @@ def test_foreign_json(content, tmp_path):
     path.write_text(content)
     with pytest.raises(ValueError, match=r"report\.json"):
         RobustnessReport.from_json(path)
+
+
+@pytest.mark.parametrize(("largest", "scale"), [(0.9, "linear"), (6.0, "log")])
+def test_one_large_amplification_leaves_the_others_readable(largest, scale, tmp_path, monkeypatch):
+    drawn = []
+    write = plots.write_figure
+    monkeypatch.setattr(plots, "write_figure", lambda figure, path: drawn.append(figure) or write(figure, path))
+    values = {"relu1": 0.2, "logits": largest}
+    nothing = dict.fromkeys(values, 0)
+    profile = AmplificationProfile(mean=values, std=nothing, undefined=nothing, n=10)
+    assert plot_amplification({"one": profile}, tmp_path / "a.png").exists()
+    assert drawn[0].axes[0].get_yscale() == scale
 
 
 def test_pictures(report, model, tmp_path):

@@ -275,11 +275,8 @@ class ErrorSilencedModel(keras.Model):
         network = keras.models.model_from_json(parts.pop("model"), custom_objects=custom_objects)
         for name in ("attack", "validation_attack"):
             parts[name] = from_description(parts[name])
-        for name in (
-            "objective",
-            "regularizer",
-            "weight_perturbation",
-        ):  # older files lack some, or name them
+        # Older files lack some, or name the objective.
+        for name in ("objective", "regularizer", "weight_perturbation"):
             if isinstance(parts.get(name), dict):
                 parts[name] = from_description(parts[name])
         parts["pairing"] = [from_description(p) for p in parts["pairing"]] or None

@@ -90,11 +90,10 @@ class Step:
             loss: what they climb.
         """
         perturbation = self.model.weight_perturbation
-        with (
-            contextlib.nullcontext()
-            if perturbation is None
-            else perturbation.apply(self.model.network, self._held, loss)
-        ):
+        if perturbation is None:
+            yield
+            return
+        with perturbation.apply(self.model.network, self._held, loss):
             yield
 
     def seed(self, purpose: int, replay: int = 0) -> Any:
