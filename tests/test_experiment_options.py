@@ -32,6 +32,7 @@ MODELS = [
         "optimizer_options": {"use_ema": True, "ema_momentum": 0.5},
     },
     {**LOW_BIT, "name": "mixed", "weights": "mixed", "max_bytes": 900},
+    {**LOW_BIT, "name": "layers", "layer_weights": {"first": "ternary", "log*": "float"}},
     {
         **{**LOW_BIT, "name": "bf16", "attack_dtype": "bfloat16", "reestimate": True},
         **{"ratio": {"0": 0.5, "1": 1.0}, "schedule": "restarts"},
@@ -39,7 +40,7 @@ MODELS = [
 ]
 TABLES = {
     "data": {"name": "digits", "train": 128, "validation": 40},
-    "network": {"options": {"width": 3}},
+    "network": {"options": {"width": 3}, "layers": {"first": "conv1"}},
     "train": {"defaults": {"epochs": 2, "learning_rate": 0.01, "attack": ATTACK, "batch_size": 64, "ratio": "full"}},
     "models": MODELS,
     "evaluation": {
@@ -111,6 +112,8 @@ def test_each_recipe_made_what_it_says(run):
     bits = {weight.quantizer.alias for weight in low_bit_weights(made["mixed"])}
     assert bits == {"binary", "ternary"}
     assert esq.summary(made["mixed"]).totals.low_bit_bytes <= 900
+    kinds = {weight.name.split("/")[0]: weight.quantizer.alias for weight in low_bit_weights(made["layers"])}
+    assert kinds == {"conv1": "ternary", "conv2": "binary", "conv3": "binary"}
 
 
 def test_the_table_shows_gain_and_cost(run):
@@ -144,6 +147,9 @@ def test_the_table_shows_gain_and_cost(run):
         ({"weights": "mixed", "max_bytes": 10}, "at least [0-9]{3}, all binary"),
         ({"weights": "", "weights_options": {"threshold": 0.5}}, "weights_options"),
         ({"weights": "ternary", "weights_options": {"treshold": 0.5}}, "threshold"),
+        ({"weights": "", "layer_weights": {"conv1": "ternary"}}, "layer_weights"),
+        ({"layer_weights": {"conv1": "tenary"}}, "ternary"),
+        ({"layer_weights": {"conf1": "ternary"}}, "conv1"),
         ({"average": True}, "use_ema"),
         ({"average": 1}, "true or false"),
         ({"network": {"width": 4}}, "source"),

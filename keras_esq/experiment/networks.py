@@ -49,7 +49,9 @@ def network_of(recipe: Recipe, config: Config, data: Dataset, folder: Path | Non
         return _pruned(network, recipe, data)
     if recipe.weights and not low_bit_weights(network):
         untrained = recipe.weights == "mixed" and folder is None
-        network = quantize_model(network, "binary" if untrained else _weights(recipe, network, data), **recipe.quantize)
+        network = quantize_model(
+            network, "binary" if untrained else _weights(recipe, network, config, data), **recipe.quantize
+        )
         if untrained and (least := summary(network).totals.low_bit_bytes) > recipe.max_bytes:
             raise ValueError(f"Expected max_bytes of at least {least}, all binary. Received: {recipe.max_bytes}.")
     return network
@@ -72,16 +74,22 @@ def _pruned(network: Any, recipe: Recipe, data: Dataset) -> Any:
     return tfmot_sparsity.prune_low_magnitude(network, schedule)
 
 
-def _weights(recipe: Recipe, network: Any, data: Dataset) -> Any:
+def _weights(recipe: Recipe, network: Any, config: Config, data: Dataset) -> Any:
     """What `quantize_model` takes as its weights."""
     if recipe.weights == "mixed":
         x, y = data.x_val[:SENSITIVITY_IMAGES], data.y_val[:SENSITIVITY_IMAGES]
         attack = build_attack(recipe.attack, data.bounds)
         layers = sensitivity(network, x, y, attack=attack, bits=(1, 2), progress=False)
         return allocate_bits(network, max_bytes=recipe.max_bytes, sensitivity=layers)
-    if not recipe.weights_options:
-        return recipe.weights
     kind = _QUANTIZERS[recipe.weights]
     names = [name for name in kind().get_config() if name != "axis"]
     check_keys(recipe.weights_options, names, f"weights_options for {recipe.weights!r}")
-    return kind(**recipe.weights_options)
+    # Without options the name, to which quantize_model gives the settings in `quantize`.
+    weights = kind(**recipe.weights_options) if recipe.weights_options else recipe.weights
+    if not recipe.layer_weights:
+        return weights
+    aliases = config.network.layers
+    exceptions = {
+        aliases.get(name, name): None if one == "float" else one for name, one in recipe.layer_weights.items()
+    }
+    return {**exceptions, "*": weights}

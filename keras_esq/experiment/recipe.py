@@ -13,6 +13,7 @@ SCHEDULES = ("cosine", "restarts", "constant")
 OPTIMIZERS = ("adam", "sgd")
 # What `weights` may be; "mixed" is shared out by the layers' sensitivity.
 WEIGHTS = ("", "binary", "ternary", "mixed")
+LAYER_WEIGHTS = ("binary", "ternary", "float")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,6 +30,8 @@ class Recipe:
         weights: "binary", "ternary", or "mixed": what `allocate_bits` finds for `max_bytes` by the sensitivity of the
             source's layers to the training attack on the first 200 validation images; empty for float.
         weights_options: of the quantizer, such as threshold or keep_zeros; not with "mixed".
+        layer_weights: {layer name, glob or alias of [network.layers]: "binary", "ternary" or "float"} where a layer
+            differs from `weights`; not with "mixed".
         max_bytes: of all weights, with "mixed".
         quantize: further options of `quantize_model`.
         objective: "natural", "adversarial", "pairing" or a name that `keras_esq.training.objectives.build` takes.
@@ -64,6 +67,7 @@ class Recipe:
     prune: float = 0.0
     weights: str = ""
     weights_options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    layer_weights: dict[str, Any] = dataclasses.field(default_factory=dict)
     max_bytes: int = 0
     quantize: dict[str, Any] = dataclasses.field(default_factory=dict)
     objective: str = "natural"
@@ -137,10 +141,12 @@ def check_recipe(recipe: Recipe, where: str) -> Recipe:
             f"Expected weights = 'mixed' with max_bytes > 0 and a source, max_bytes with nothing else, in {where}. "
             f"Received weights {recipe.weights!r}, max_bytes {recipe.max_bytes}, source {recipe.source!r}."
         )
-    if recipe.weights_options and recipe.weights not in ("binary", "ternary"):
-        raise ValueError(
-            f"Expected weights_options with 'binary' or 'ternary' in {where}. Received {recipe.weights!r}."
-        )
+    for key in ("weights_options", "layer_weights"):
+        if getattr(recipe, key) and recipe.weights not in ("binary", "ternary"):
+            raise ValueError(f"Expected {key} with 'binary' or 'ternary' in {where}. Received {recipe.weights!r}.")
+    for layer, kind in recipe.layer_weights.items():
+        if kind not in LAYER_WEIGHTS:
+            raise ValueError(f"Expected layer_weights.{layer} of {where}. {received(kind, LAYER_WEIGHTS)}")
     if recipe.average and not recipe.optimizer_options.get("use_ema"):
         raise ValueError(f"Expected average in {where} with optimizer_options = {{use_ema = true}}. Received none.")
     if recipe.warm_up.get("eps") and recipe.objective == "natural":
