@@ -266,11 +266,16 @@ def quantized(kernel: np.ndarray, bits: int, axis: Axis) -> np.ndarray:
 
 def layer_bytes(layer: Any, bits: int) -> int:
     """Bytes of a layer with kernels at `bits` a weight, as `esq.summary` counts them; see `SensitivityRow`."""
+    others = layer.count_params() - sum(kernel.size for kernel, _ in _kernels(layer))
+    return kernel_bytes(layer, bits) + 4 * others
+
+
+def kernel_bytes(layer: Any, bits: int) -> int:
+    """Bytes of a layer's kernels at `bits` a weight, and of their scales."""
     kernels = list(_kernels(layer))
     packed = sum(math.ceil(kernel.size * bits / 8) for kernel, _ in kernels)
     filters = sum(math.prod(kernel.shape[a] for a in axes) for kernel, axes in kernels)
-    others = layer.count_params() - sum(kernel.size for kernel, _ in kernels)
-    return packed + _SCALE_BYTES * filters + 4 * others
+    return packed + _SCALE_BYTES * filters
 
 
 def _kernels(layer: Any) -> Iterator[tuple[np.ndarray, tuple[int, ...]]]:

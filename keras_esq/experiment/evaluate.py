@@ -24,6 +24,7 @@ from keras_esq.evaluation import (
     transfer_matrix,
 )
 from keras_esq.evaluation.corruptions import CORRUPTIONS, SEVERITIES
+from keras_esq.evaluation.layer_sensitivity import kernel_bytes, kernel_layers
 from keras_esq.evaluation.sets import CORRUPTION_SET, WORST_CASE
 from keras_esq.experiment.attacks_in import (
     black_box_attacks,
@@ -145,15 +146,19 @@ class Evaluator:
         return build_attack(table, self.data.bounds, **changes)
 
     def _size(self, name: str) -> dict[str, Any]:
-        rows = summary(self._model(name))
+        model = self._model(name)
+        rows = summary(model)
+        total, bits = rows.totals, rows.bits_per_weight
         kernels = sum(row.low_bit_bytes - 4 * row.other_weights for row in rows.rows)
-        total = rows.totals
+        if self.config.recipe(name).weights == "int8":  # rounded values in a float network
+            bits = 8.0
+            kernels = sum(kernel_bytes(layer, 8) for layer in kernel_layers(model.network))
         return {
-            "bits": rows.bits_per_weight,
+            "bits": bits,
             "weights": total.weights,
             "zeros": total.zeros,
             "kernel_bytes": kernels,
-            "bytes": total.low_bit_bytes,
+            "bytes": kernels + 4 * total.other_weights,
             "float_bytes": total.float_bytes,
         }
 

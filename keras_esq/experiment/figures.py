@@ -23,6 +23,7 @@ def make_figures(results: Results, out: Path) -> dict[str, Path]:
         ("Figure 2. Accuracy by eps of a white-box attack", "figure2.png", _curves),
         ("Figure 3. Accuracy under black-box attacks by their strength in L2", "figure3.png", _black_box),
         ("Table 3b as a picture", "table3b.png", _transfer),
+        ("Robust accuracy by the bytes of the weights", "pareto.png", _pareto),
     ):
         if draw(results, out / name):
             made[title] = out / name
@@ -127,3 +128,43 @@ def _transfer(results: Results, path: Path) -> bool:
     )
     plot_transfer(matrix, path)
     return True
+
+
+def _pareto(results: Results, path: Path) -> bool:
+    """The models by bytes and accuracy: under the strong attack if it was tried, else under the worst white-box one."""
+    strong = "ensemble" if len(results.having("ensemble")) > 1 else ""
+    models = results.having(strong or "attacks")
+    sizes = {recipe.name: results.size(recipe.name)["kernel_bytes"] for recipe in models}
+    if len(set(sizes.values())) < 2:
+        return False
+    attack = results.config.evaluation.parts[strong].attack["attack"] if strong else ""
+    shares = {name: results.share(name, attack, strong) if strong else results.worst(name) for name in sizes}
+    figure = new_figure(8.0, 5.0)
+    axes = figure.add_subplot()
+    kinds: dict[str, list[str]] = {}
+    for recipe in models:
+        kinds.setdefault(recipe.weights or "float", []).append(recipe.name)
+    for kind, names in kinds.items():
+        found = [(name, share) for name in names if (share := shares[name]) is not None]
+        height = np.array([share.mean for _, share in found])
+        low, high = np.array([share.interval for _, share in found]).T
+        errors = np.maximum([height - low, high - height], 0)
+        axes.errorbar([sizes[name] for name, _ in found], height, errors, fmt="o", capsize=3, label=kind)
+    front = _front({name: (sizes[name], share.mean) for name, share in shares.items() if share is not None})
+    axes.step(*zip(*front.values(), strict=True), where="post", color="gray", linewidth=1, label="Pareto front")
+    for name, (size, mean) in front.items():
+        axes.annotate(name, (size, mean), (5, 5), textcoords="offset points", fontsize=8)
+    axes.set(xscale="log", xlabel="bytes of the kernels and their scales", ylabel=f"accuracy (%), {attack or 'worst'}")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    write_figure(figure, path)
+    return True
+
+
+def _front(points: dict[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
+    """Those of {name: (bytes, accuracy)} that no smaller one equals, the smallest first."""
+    front: dict[str, tuple[float, float]] = {}
+    for name, (size, accuracy) in sorted(points.items(), key=lambda one: (one[1][0], -one[1][1])):
+        if not front or accuracy > max(best for _, best in front.values()):
+            front[name] = (size, accuracy)
+    return front

@@ -9,11 +9,13 @@ from keras_esq import models
 from keras_esq._keras import tfmot_sparsity
 from keras_esq.data import Dataset, steps_per_epoch
 from keras_esq.evaluation import allocate_bits, sensitivity
+from keras_esq.evaluation.layer_sensitivity import kernel_layers, quantized
 from keras_esq.experiment.attacks_in import build_attack
 from keras_esq.experiment.config import Config, Network
 from keras_esq.experiment.recipe import Recipe
 from keras_esq.experiment.tables_in import check_keys
 from keras_esq.quantize import Binary, Ternary, low_bit_weights, quantize_model, summary, with_l1_batchnorm
+from keras_esq.quantize.configs import low_bit_kernels
 from keras_esq.training import load_model
 
 _QUANTIZERS = {"binary": Binary, "ternary": Ternary}
@@ -47,6 +49,8 @@ def network_of(recipe: Recipe, config: Config, data: Dataset, folder: Path | Non
         network = with_l1_batchnorm(network)
     if recipe.prune:
         return _pruned(network, recipe, data)
+    if recipe.weights == "int8":
+        return _rounded(network, recipe)
     if recipe.weights and not low_bit_weights(network):
         untrained = recipe.weights == "mixed" and folder is None
         network = quantize_model(
@@ -72,6 +76,19 @@ def _pruned(network: Any, recipe: Recipe, data: Dataset) -> Any:
     half = period * max(1, steps // (2 * period))
     schedule = tfmot_sparsity.PolynomialDecay(0.0, recipe.prune, begin_step=0, end_step=half, frequency=period)
     return tfmot_sparsity.prune_low_magnitude(network, schedule)
+
+
+def _rounded(network: Any, recipe: Recipe) -> Any:
+    """With the kernels at 8 bits."""
+    if low_bit_weights(network):
+        raise ValueError(
+            f"Expected weights = 'int8' with a float source. Received {recipe.source!r}, which is low-bit."
+        )
+    for layer in kernel_layers(network):
+        for attribute, axis in low_bit_kernels(layer):
+            kernel = getattr(layer, attribute)
+            kernel.assign(quantized(kernel.numpy(), 8, axis))
+    return network
 
 
 def _weights(recipe: Recipe, network: Any, config: Config, data: Dataset) -> Any:

@@ -12,7 +12,7 @@ from keras_esq.training.attack_twin import STATISTICS
 SCHEDULES = ("cosine", "restarts", "constant")
 OPTIMIZERS = ("adam", "sgd")
 # What `weights` may be; "mixed" is shared out by the layers' sensitivity.
-WEIGHTS = ("", "binary", "ternary", "mixed")
+WEIGHTS = ("", "binary", "ternary", "mixed", "int8")
 LAYER_WEIGHTS = ("binary", "ternary", "float")
 
 
@@ -28,7 +28,8 @@ class Recipe:
         batchnorm: "l1" trains with L1BatchNormalization in place of BatchNormalization; empty for the network's own.
         prune: share of each kernel that tfmot's magnitude pruning sets to 0, reached halfway; of float models.
         weights: "binary", "ternary", or "mixed": what `allocate_bits` finds for `max_bytes` by the sensitivity of the
-            source's layers to the training attack on the first 200 validation images; empty for float.
+            source's layers to the training attack on the first 200 validation images; empty for float. "int8": the
+            kernels of a float source rounded to 8 bits with a scale a filter, as in converted files, without training.
         weights_options: of the quantizer, such as threshold or keep_zeros; not with "mixed".
         layer_weights: {layer name, glob or alias of [network.layers]: "binary", "ternary" or "float"} where a layer
             differs from `weights`; not with "mixed".
@@ -97,6 +98,11 @@ class Recipe:
         return tuple(name for name in (self.source, teacher) if isinstance(name, str) and name)
 
     @property
+    def is_trained(self) -> bool:
+        """Whether there is anything to train."""
+        return self.weights != "int8"
+
+    @property
     def pairs_activations(self) -> bool:
         """Whether it pairs layers instead of logits."""
         return bool(self.pairing.get("layers"))
@@ -147,6 +153,8 @@ def check_recipe(recipe: Recipe, where: str) -> Recipe:
     for layer, kind in recipe.layer_weights.items():
         if kind not in LAYER_WEIGHTS:
             raise ValueError(f"Expected layer_weights.{layer} of {where}. {received(kind, LAYER_WEIGHTS)}")
+    if recipe.weights == "int8" and not recipe.source:
+        raise ValueError(f"Expected a source for weights = 'int8' in {where}, which is not trained. Received none.")
     if recipe.average and not recipe.optimizer_options.get("use_ema"):
         raise ValueError(f"Expected average in {where} with optimizer_options = {{use_ema = true}}. Received none.")
     if recipe.warm_up.get("eps") and recipe.objective == "natural":

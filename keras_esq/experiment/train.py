@@ -110,6 +110,15 @@ def train(recipe: Recipe, config: Config, data: Dataset, seed: int, folder: Path
     own = folder / recipe.name
     own.mkdir(parents=True, exist_ok=True)
     model = build_model(recipe, config, data, seed, folder)
+    if recipe.is_trained:
+        _fit(model, recipe, config, data, seed, own)
+    with atomic_path(own / MODEL) as path:
+        model.save(path)
+    write_atomic(own / FINISHED, "")
+
+
+def _fit(model: ErrorSilencedModel, recipe: Recipe, config: Config, data: Dataset, seed: int, own: Path) -> None:
+    """Train it, with checkpoints and figures in its `own` folder."""
     backup = Backup(own / BACKUP)
     done = backup.restore(model)
     callbacks = [History(own / HISTORY, done), *_callbacks(recipe, model, data, own)]
@@ -128,9 +137,6 @@ def train(recipe: Recipe, config: Config, data: Dataset, seed: int, folder: Path
         reestimate_batchnorm(model, data.x_train[:STATISTICS_IMAGES], recipe.batch_size)
     # What the last epoch counted is no part of the result, and missing if that epoch was done before an interruption.
     model.reset_metrics()
-    with atomic_path(own / MODEL) as path:
-        model.save(path)
-    write_atomic(own / FINISHED, "")
 
 
 def tidy(folder: Path) -> None:
