@@ -282,7 +282,8 @@ def test_presets_are_whole(preset, dataset, model):
         assert config.evaluation.on == "validation"  # it is for choosing
     else:
         assert config.evaluation.on == "test"
-        assert {"NF", "AF", "NVB", "AVB", "AEB", "AAB"} <= names
+        assert {"AF", "AVB", "AEB", "AAB"} <= names
+        assert preset == "frontier" or {"NF", "NVB"} <= names
 
 
 @pytest.mark.parametrize("on", ["test", "validation"])
@@ -321,7 +322,11 @@ def test_the_paper_pairs_layers_that_its_networks_have(network, name):
 
 @pytest.mark.parametrize(
     ("preset", "some"),
-    [("small", ("AF", "AET", "AEB-late")), ("ablation", ("AF", "one branch", "late", "RSLAD", "average"))],
+    [
+        ("small", ("AF", "AET", "AEB-late")),
+        ("ablation", ("AF", "one branch", "late", "RSLAD", "average")),
+        ("frontier", ("AF", "AF int8", "AF 1/2", "binary", "ternary 1/2")),
+    ],
 )
 def test_networks_of_presets_can_be_built(preset, some):
     for name in (None, "cifar10"):

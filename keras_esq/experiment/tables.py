@@ -238,6 +238,7 @@ def _recipes(results: Results) -> Table | None:
     columns: dict[str, list[Any]] = {
         "model": list(names),
         "": [results.config.recipe(name).what for name in names],
+        "bits/weight": [size["bits"] for size in sizes],
         "weight bytes": [size["kernel_bytes"] for size in sizes],
         "zeros (%)": [100 * size["zeros"] if "zeros" in size else None for size in sizes],
         "clean": [results.clean(name) for name in names],
@@ -247,7 +248,9 @@ def _recipes(results: Results) -> Table | None:
     if ensemble := results.having("ensemble"):
         attack = results.config.evaluation.parts["ensemble"].attack["attack"]
         n = next(iter(results.of(ensemble[0].name, "ensemble").values()))["n"]
-        columns[attack] = [results.share(name, attack, "ensemble") for name in names]
+        strong = [results.share(name, attack, "ensemble") for name in names]
+        columns[attack] = list(strong)
+        columns["95 % interval"] = [share and f"{share.interval[0]:.1f} to {share.interval[1]:.1f}" for share in strong]
         notes.append(f"{attack}: on the first {n} {results.config.evaluation.on} images.")
     if results.having("corruptions"):
         columns["corruptions"] = [results.share(name, "corruptions", "corruptions") for name in names]
