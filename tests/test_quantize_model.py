@@ -185,6 +185,40 @@ def test_saved_models_come_back_exactly_with_their_state(net, images, tmp_path, 
         set_ratio(low_bit, 0.5)
 
 
+@pytest.mark.parametrize("suffix", [".keras", "", ".h5"])
+@pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5")
+def test_frozen_layers_stay_what_they_are_and_can_be_saved(net, images, tmp_path, suffix):
+    low_bit = esq.quantize_model(net, "ternary", activation_bits=8)
+    names = ("stem", "separable", "transposed", "head")
+
+    def own(model, name):  # without the layers' names, which differ in a file
+        return [weight.name.split("/")[-1] for weight in model.get_layer(name).weights]
+
+    order = {name: own(low_bit, name) for name in names}
+    for name in names:
+        low_bit.get_layer(name).trainable = False
+        assert low_bit.get_layer(name).trainable_weights == []
+        assert sorted(own(low_bit, name)) == sorted(order[name])
+    low_bit.compile("adam", "sparse_categorical_crossentropy")
+
+    def kernels(model):
+        return {(one.wrapper.name, one.attribute): one.latent.numpy() for one in low_bit_weights(model)}
+
+    before = kernels(low_bit)
+    low_bit.fit(images, np.arange(12) % 3, verbose=0)
+    path = f"{tmp_path}/model{suffix}"
+    low_bit.save(path)
+    loaded = esq.load_model(path)
+    np.testing.assert_array_equal(loaded(images), low_bit(images))
+    assert not any(loaded.get_layer(name).trainable for name in names)
+    loaded.fit(images, np.arange(12) % 3, verbose=0)
+    for (name, attribute), kernel in kernels(loaded).items():
+        assert np.array_equal(kernel, before[name, attribute]) == (name in names)
+    for name in names:
+        loaded.get_layer(name).trainable = True
+        assert own(loaded, name) == order[name]
+
+
 def test_checkpoints_hold_the_latent_weights(net, images, tmp_path):
     low_bit = esq.quantize_model(net, "binary")
     outputs = low_bit(images).numpy()

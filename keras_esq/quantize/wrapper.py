@@ -14,11 +14,12 @@ from keras_esq.quantize.quantizers import LowBitQuantizer
 
 @keras.saving.register_keras_serializable(package="keras_esq")
 class LowBitWrapper(tfmot_quantization.QuantizeWrapperV2):
-    """tfmot's QuantizeWrapperV2, except for two things that make its models impossible to save and load.
+    """tfmot's QuantizeWrapperV2, made safe to save and to freeze.
 
     The wrapped layer is always built first: QuantizeWrapperV2 lists other weights for a layer that was built before it
-    was wrapped than for one that was not, as when a .keras file is loaded. And after each call the wrapped layer gets
-    its variables back: left with graph tensors in their place, it can't be written into a SavedModel.
+    was wrapped than for one that was not, as when a .keras file is loaded. After each call the wrapped layer gets
+    its variables back: left with graph tensors in their place, it can't be written into a SavedModel. And with
+    trainable=False nothing is trained, while QuantizeWrapperV2 goes on with the kernel.
     """
 
     def build(self, input_shape: Any) -> None:
@@ -28,6 +29,14 @@ class LowBitWrapper(tfmot_quantization.QuantizeWrapperV2):
                 self.layer.build(input_shape)
             self.layer.built = True
         super().build(input_shape)
+        # tfmot lists here all trainable weights of a layer, its kernels twice, and of a frozen layer the kernels alone.
+        # Keras saves what is listed, and knows no other place for variables of the wrapped layer that are ours too.
+        self._trainable_weights[:] = [latent for latent, _, _ in self._weight_vars]
+
+    @property
+    def trainable_weights(self) -> list[Any]:
+        """The latent weights, then the others of the wrapped layer; none with trainable=False."""
+        return super().trainable_weights if self.trainable else []
 
     def call(self, inputs: Any, training: Any = None, **kwargs: Any) -> Any:
         """The wrapped layer on its quantized weights."""
