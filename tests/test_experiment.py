@@ -325,7 +325,7 @@ def test_the_paper_pairs_layers_that_its_networks_have(network, name):
     [
         ("small", ("AF", "AET", "AEB-late")),
         ("ablation", ("AF", "one branch", "late", "RSLAD", "average")),
-        ("frontier", ("AF", "AF int8", "AF 1/2", "binary", "ternary 1/2")),
+        ("frontier", ("AF", "AF int8", "AF half", "binary", "ternary half")),
     ],
 )
 def test_networks_of_presets_can_be_built(preset, some):

@@ -33,7 +33,7 @@ MODELS = [
     },
     {**LOW_BIT, "name": "mixed", "weights": "mixed", "max_bytes": 900},
     {"name": "int8", "source": "AF", "weights": "int8"},
-    {**LOW_BIT, "name": "layers", "layer_weights": {"first": "ternary", "log*": "float"}},
+    {**LOW_BIT, "name": "layers", "layer_weights": {"first": "ternary", "log*": "float"}, "frozen": ["first"]},
     {
         **{**LOW_BIT, "name": "bf16", "attack_dtype": "bfloat16", "reestimate": True},
         **{"ratio": {"0": 0.5, "1": 1.0}, "schedule": "restarts"},
@@ -115,6 +115,10 @@ def test_each_recipe_made_what_it_says(run):
     assert esq.summary(made["mixed"]).totals.low_bit_bytes <= 900
     kinds = {row.name: row.quantizer for row in esq.summary(made["layers"]).rows if row.weights}
     assert kinds == {"conv1": "ternary", "conv2": "binary", "conv3": "binary", "logits": "float"}
+    kept = [one.latent.numpy() for one in low_bit_weights(made["layers"])]
+    source = made["AF"].get_layer("conv1").kernel.numpy()
+    np.testing.assert_array_equal(kept[0], source)
+    assert not np.array_equal(kept[1], made["AF"].get_layer("conv2").kernel.numpy())
 
 
 def test_int8_is_the_source_rounded(run):
@@ -171,6 +175,8 @@ def test_the_table_shows_gain_and_cost(run):
         ({"weights": "ternary", "weights_options": {"treshold": 0.5}}, "threshold"),
         ({"weights": "", "layer_weights": {"conv1": "ternary"}}, "layer_weights"),
         ({"layer_weights": {"conv1": "tenary"}}, "ternary"),
+        ({"frozen": ["conf1"]}, "conv1"),
+        ({"frozen": "conv1"}, "a list"),
         ({"source": "", "weights": "int8"}, "source"),
         ({"source": "low", "weights": "int8"}, "float source"),
         ({"layer_weights": {"conf1": "ternary"}}, "conv1"),

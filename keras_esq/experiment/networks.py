@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from keras_esq.evaluation.layer_sensitivity import kernel_layers, quantized
 from keras_esq.experiment.attacks_in import build_attack
 from keras_esq.experiment.config import Config, Network
 from keras_esq.experiment.recipe import Recipe
-from keras_esq.experiment.tables_in import check_keys
+from keras_esq.experiment.tables_in import check_keys, received
 from keras_esq.quantize import Binary, Ternary, low_bit_weights, quantize_model, summary, with_l1_batchnorm
 from keras_esq.quantize.configs import low_bit_kernels
 from keras_esq.training import load_model
@@ -39,6 +40,19 @@ def network_of(recipe: Recipe, config: Config, data: Dataset, folder: Path | Non
         data: its data.
         folder: of the seed, with the models that this one needs; None to only check the recipe, with new weights.
     """
+    network = _changed(recipe, config, data, folder)
+    for name in recipe.frozen:
+        pattern = config.network.layers.get(name, name)
+        layers = [layer for layer in network.layers if fnmatch.fnmatchcase(layer.name, pattern)]
+        if not layers:
+            raise ValueError(f"Expected frozen layers. {received(name, [layer.name for layer in network.layers])}")
+        for layer in layers:
+            layer.trainable = False
+    return network
+
+
+def _changed(recipe: Recipe, config: Config, data: Dataset, folder: Path | None) -> Any:
+    """New or trained, pruned or quantized."""
     if recipe.source:
         network = trained_network(recipe.source, config, data, folder)
     else:

@@ -34,6 +34,8 @@ class Recipe:
         layer_weights: {layer name, glob or alias of [network.layers]: "binary", "ternary" or "float"} where a layer
             differs from `weights`; not with "mixed".
         max_bytes: of all weights, with "mixed".
+        frozen: layers that are not trained: names, globs or aliases. They keep the source's weights, quantized if the
+            layer is.
         quantize: further options of `quantize_model`.
         objective: "natural", "adversarial", "pairing" or a name that `keras_esq.training.objectives.build` takes.
         objective_options: of that function; `teacher` is the name of another model.
@@ -70,6 +72,7 @@ class Recipe:
     weights_options: dict[str, Any] = dataclasses.field(default_factory=dict)
     layer_weights: dict[str, Any] = dataclasses.field(default_factory=dict)
     max_bytes: int = 0
+    frozen: list[str] = dataclasses.field(default_factory=list)
     quantize: dict[str, Any] = dataclasses.field(default_factory=dict)
     objective: str = "natural"
     objective_options: dict[str, Any] = dataclasses.field(default_factory=dict)
