@@ -34,7 +34,8 @@ def quantize_model(
     tfmot's QuantizeWrapperV2; the wrapped full-precision ("latent") weights are what training updates, through a
     straight-through gradient. Layers without a kernel pass through. Nested models are dissolved; where two layers
     would get the same name, the later one is called "model_layer". Shared layers stay shared, regularizers act on the
-    latent weights.
+    latent weights. A layer is frozen as ever, by `low_bit.get_layer(name).trainable = False`: it computes with its
+    quantized weights, which stay what they are.
 
     Args:
         model: a built Sequential or functional model of tf-keras or Keras 3, or an ErrorSilencedModel around one. Not
