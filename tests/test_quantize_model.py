@@ -219,6 +219,24 @@ def test_frozen_layers_stay_what_they_are_and_can_be_saved(net, images, tmp_path
         assert own(loaded, name) == order[name]
 
 
+def test_files_in_which_tfmot_listed_kernels_twice_come_back(net, images):
+    low_bit, other = esq.quantize_model(net, "binary"), esq.quantize_model(net, "binary")
+    randomize(other, seed=9)
+    for old, new in zip(low_bit.layers, other.layers, strict=True):
+        if not isinstance(old, tfmot_quantization.QuantizeWrapper):
+            new.set_weights(old.get_weights())
+            continue
+        own, inner = {}, {}
+        old.save_own_variables(own)
+        old.layer.save_own_variables(inner)
+        doubled = [weight.numpy() for weight in old.layer.trainable_weights] + list(own.values())
+        new.load_own_variables({str(number): value for number, value in enumerate(doubled)})
+        new.layer.load_own_variables(inner)
+    np.testing.assert_array_equal(other(images), low_bit(images))
+    with pytest.raises(ValueError, match="expected 4 variables"):
+        low_bit.get_layer("stem").load_own_variables({"0": 0})
+
+
 def test_checkpoints_hold_the_latent_weights(net, images, tmp_path):
     low_bit = esq.quantize_model(net, "binary")
     outputs = low_bit(images).numpy()

@@ -38,6 +38,12 @@ class LowBitWrapper(tfmot_quantization.QuantizeWrapperV2):
         """The latent weights, then the others of the wrapped layer; none with trainable=False."""
         return super().trainable_weights if self.trainable else []
 
+    def load_own_variables(self, store: Any) -> None:
+        """What Keras saved of the wrapper: in older files all that tfmot listed, ours last."""
+        listed = len(self._trainable_weights) + len(self._non_trainable_weights)
+        older = max(0, len(store.keys()) - listed)
+        super().load_own_variables({str(i): store[str(older + i)] for i in range(len(store.keys()) - older)})
+
     def call(self, inputs: Any, training: Any = None, **kwargs: Any) -> Any:
         """The wrapped layer on its quantized weights."""
         attributes = [name for name, _ in low_bit_kernels(self.layer)]
