@@ -505,6 +505,21 @@ def test_findings_are_judged_by_the_numbers(models, amplification, transfer, ver
     assert len(found) == 7
 
 
+@pytest.mark.parametrize(
+    ("white", "verdict"), [(35, findings.NOT_HELD), (9, findings.HELD), (None, None)], ids=["masked", "fine", "none"]
+)
+def test_black_boxes_are_compared_on_the_same_images(white, verdict):
+    walks = {"n": 50, "eps": [0.5, 2], "Boundary": [40, 10], "N-Attack": [45, 30], "clean": 48, "white box": white}
+    results_ = made(GOOD, blackbox={"AEB": walks})
+    attacks = results_.config.evaluation.attacks
+    attacks["DDN"] = {"attack": "DDN", "eps": 2}
+    found = [one for one in findings.judge(results_) if "Boundary" in one.numbers]
+    assert [one.verdict for one in found] == ([verdict] if verdict else [])
+    if verdict:
+        share = f"{100 * white / 50:.1f}"
+        assert f"Boundary within L2 2 leaves 20.0 %, the worst white-box attack in L2 {share} %" in found[0].numbers
+
+
 def test_findings_are_undecided_within_the_intervals():
     near = {**GOOD, "AAB": (940, 645, 500)}
     verdicts = {one.claim: one.verdict for one in findings.judge(made(near))}

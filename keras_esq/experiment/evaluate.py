@@ -92,7 +92,7 @@ class Evaluator:
                 continue
             for name in self._names(part):
                 settings = self._settings({"attack": part.attack, "eps": part.eps}, part)
-                if kind == "ensemble":
+                if kind in ("ensemble", "blackbox"):
                     settings |= {"white box": self._settings(self.config.evaluation.attacks)}
                 if kind == "blackbox":
                     settings |= {"boundary": part.boundary, "nattack": part.nattack}
@@ -207,13 +207,17 @@ class Evaluator:
 
     def _ensemble(self, name: str, part: Part) -> dict[str, Any]:
         counts = _counts(self._report(name, {str(part.attack["attack"]): self._attack(part.attack)}, part))
-        # The white-box attacks on these images, to compare with.
+        correct = self._white_box_on(name, counts["n"], _norm(self._attack(part.attack)))
+        if correct is not None:
+            counts["correct"]["white box"] = correct
+        return counts
+
+    def _white_box_on(self, name: str, n: int, norm: str) -> int | None:
+        """How many of the first n images stand all white-box attacks of that norm, to compare with; None without any."""
         robust = RobustnessReport.from_json(self._folder / name / REPORT).robust
         attacks = white_box_attacks(self.config.evaluation, self.data.bounds)
-        masks = [robust[one] for one, attack in attacks.items() if _norm(attack) == _norm(self._attack(part.attack))]
-        if masks:
-            counts["correct"]["white box"] = int(np.logical_and.reduce(masks)[: counts["n"]].sum())
-        return counts
+        masks = [robust[one][:n] for one, attack in attacks.items() if _norm(attack) == norm]
+        return int(np.logical_and.reduce(masks).sum()) if masks else None
 
     def _blackbox(self, name: str, part: Part) -> dict[str, Any]:
         boundary, growing = black_box_attacks(part, self.data.bounds)
@@ -228,6 +232,7 @@ class Evaluator:
         return {
             "n": len(far),
             "clean": int(walk.robust["clean"].sum()),
+            "white box": self._white_box_on(name, len(far), "l2"),
             "eps": list(radii_of(part).values()),
             "Boundary": [int((far > eps).sum()) for eps in radii_of(part).values()],
             "N-Attack": [int(one.sum()) for one in left],

@@ -162,12 +162,12 @@ def _transfers(results: Results, name: str) -> tuple[str, Share, str, Share] | N
 
 
 def _queries(results: Results, name: str) -> tuple[str, Share, str, Share] | None:
-    """Boundary and N-Attack against the L2 attacks, if they were run at the same radius."""
-    white = results.share(name, "worst L2")
+    """Boundary and N-Attack against the L2 attacks on the same images, if they were run at the same radius."""
     kept = list(results.of(name, "blackbox").values())
     radii = {str(one.get("eps")) for one in results.config.evaluation.attacks.values() if "eps" in one}
-    if white is None or not kept:
+    if not kept or any(one.get("white box") is None for one in kept):
         return None
+    white = Share(tuple((one["white box"], one["n"]) for one in kept))
     pairs = []
     for label in ("Boundary", "N-Attack"):
         for place, eps in enumerate(kept[0]["eps"]):
