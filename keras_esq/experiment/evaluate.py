@@ -213,7 +213,7 @@ class Evaluator:
         return counts
 
     def _white_box_on(self, name: str, n: int, norm: str) -> int | None:
-        """How many of the first n images stand all white-box attacks of that norm, to compare with; None without any."""
+        """How many of the first n images stand all white-box attacks of that norm; None if there is none."""
         robust = RobustnessReport.from_json(self._folder / name / REPORT).robust
         attacks = white_box_attacks(self.config.evaluation, self.data.bounds)
         masks = [robust[one][:n] for one, attack in attacks.items() if _norm(attack) == norm]
