@@ -121,12 +121,17 @@ class Evaluator:
     def _do(self, name: str, kind: str, settings: dict[str, Any], function: Callable[[str], dict[str, Any]]) -> None:
         """Do a part of a model's evaluation unless it is done."""
         path = self._folder / name / RESULTS
-        done = json.loads(path.read_text()) if path.exists() else {}
-        if kind in done and done[kind]["settings"] == settings:
+
+        def done() -> dict[str, Any]:
+            return json.loads(path.read_text()) if path.exists() else {}
+
+        if kind in done() and done()[kind]["settings"] == settings:
             return
         with self.log.step(f"evaluate seed {self.seed} {name} {kind}"):
             result = function(name)
-        write_atomic(path, json.dumps({**done, kind: {"settings": settings, "result": result}}, indent=1) + "\n")
+        # Read anew: another process may have done another part meanwhile.
+        content = {**done(), kind: {"settings": settings, "result": result}}
+        write_atomic(path, json.dumps(content, indent=1) + "\n")
 
     def _report(self, name: str, attacks: Any, part: Part | None = None, keep: bool = False) -> RobustnessReport:
         x, y = self._images(part)

@@ -131,8 +131,8 @@ def _transfer(results: Results, path: Path) -> bool:
 
 
 def _pareto(results: Results, path: Path) -> bool:
-    """The models by bytes and accuracy: under the strong attack if it was tried, else under the worst white-box one."""
-    strong = "ensemble" if len(results.having("ensemble")) > 1 else ""
+    """The models by bytes and accuracy: under the strong attack if all were tried, else the worst white-box one."""
+    strong = "ensemble" if results.having("ensemble") == results.having("attacks") else ""
     models = results.having(strong or "attacks")
     sizes = {recipe.name: results.size(recipe.name)["kernel_bytes"] for recipe in models}
     if len(set(sizes.values())) < 2:
@@ -154,9 +154,13 @@ def _pareto(results: Results, path: Path) -> bool:
     axes.step(*zip(*front.values(), strict=True), where="post", color="gray", linewidth=1, label="Pareto front")
     for name, (size, mean) in front.items():
         axes.annotate(name, (size, mean), (5, 5), textcoords="offset points", fontsize=8)
-    axes.set(xscale="log", xlabel="bytes of the kernels and their scales", ylabel=f"accuracy (%), {attack or 'worst'}")
+    axes.set(
+        xscale="log",
+        xlabel="bytes of the kernels and their scales",
+        ylabel=f"accuracy (%) under {attack or 'the worst white-box attack'}",
+    )
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
+    figure.legend(loc="outside upper center", ncols=len(kinds) + 1, fontsize=8)
     write_figure(figure, path)
     return True
 
