@@ -465,3 +465,30 @@ def test_learning_rate_restarts_with_each_ratio():
 def test_unusable_stages(stages):
     with pytest.raises((TypeError, ValueError), match="stages"):
         training.CosineStages(0.1, stages)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"objective": "pairing"},
+        {"weight_perturbation": training.WeightPerturbation(0.01)},
+        {"regularizer": training.Orthogonality(0.01)},
+        {"attack_dtype": "bfloat16", "attack_statistics": "batch"},
+        {"objective": training.Free(replays=2)},
+    ],
+    ids=["pairing", "perturbation", "orthogonality", "twin", "free"],
+)
+def test_frozen_layers_are_not_trained(options, images):
+    low_bit = esq.quantize_model(tiny(), "ternary")
+    kernels = [layer for layer in low_bit.layers if layer.trainable_weights]
+    kernels[0].trainable = False
+    before = [[weight.numpy() for weight in layer.weights] for layer in kernels]
+    model = esq.ErrorSilencedModel(low_bit, attack=PGD, **{"objective": "adversarial", **options})
+    model.compile("adam", "sparse_categorical_crossentropy")
+    model.fit(images, Y, epochs=2, verbose=0)
+    frozen, *others = (
+        all(np.array_equal(one, weight) for one, weight in zip(values, layer.weights, strict=True))
+        for values, layer in zip(before, kernels, strict=True)
+    )
+    assert frozen
+    assert not any(others)
