@@ -138,22 +138,24 @@ def _pareto(results: Results, path: Path) -> bool:
     if len(set(sizes.values())) < 2:
         return False
     attack = results.config.evaluation.parts[strong].attack["attack"] if strong else ""
-    shares = {name: results.share(name, attack, strong) if strong else results.worst(name) for name in sizes}
+    found = {name: results.share(name, attack, strong) if strong else results.worst(name) for name in sizes}
+    shares = {name: share for name, share in found.items() if share is not None}
     figure = new_figure(8.0, 5.0)
     axes = figure.add_subplot()
     kinds: dict[str, list[str]] = {}
-    for recipe in models:
-        kinds.setdefault(recipe.weights or "float", []).append(recipe.name)
+    for name in shares:
+        kinds.setdefault(results.config.recipe(name).weights or "float", []).append(name)
     for kind, names in kinds.items():
-        found = [(name, share) for name in names if (share := shares[name]) is not None]
-        height = np.array([share.mean for _, share in found])
-        low, high = np.array([share.interval for _, share in found]).T
-        errors = np.maximum([height - low, high - height], 0)
-        axes.errorbar([sizes[name] for name, _ in found], height, errors, fmt="o", capsize=3, label=kind)
-    front = _front({name: (sizes[name], share.mean) for name, share in shares.items() if share is not None})
-    axes.step(*zip(*front.values(), strict=True), where="post", color="gray", linewidth=1, label="Pareto front")
+        axes.scatter([sizes[name] for name in names], [shares[name].mean for name in names], label=kind, zorder=2)
+    front = _front({name: (sizes[name], share.mean) for name, share in shares.items()})
+    axes.step(
+        *zip(*front.values(), strict=True), where="post", color="gray", linewidth=1, label="Pareto front", zorder=1
+    )
     for name, (size, mean) in front.items():
+        low, high = shares[name].interval
+        axes.errorbar(size, mean, [[max(mean - low, 0)], [max(high - mean, 0)]], color="gray", capsize=3, zorder=1)
         axes.annotate(name, (size, mean), (5, 5), textcoords="offset points", fontsize=8)
+    axes.margins(x=0.15)
     axes.set(
         xscale="log",
         xlabel="bytes of the kernels and their scales",
