@@ -127,6 +127,8 @@ def test_numbers_are_those_of_the_reports(full):
     table = dict(zip(("clean", "PGD", "DDN"), rows["AEB"][2:5], strict=True))
     for name, cell in table.items():
         assert cell["mean"] == pytest.approx(100 * report.robust[name].mean())
+    walks = json.loads((full / "seed-0" / "AEB" / "evaluation.json").read_text())["blackbox"]["result"]
+    assert walks["white box"] == report.robust["DDN"][: walks["n"]].sum()
     # The model in the folder is the one that was measured, and quantized.
     model = esq.load_model(full / "seed-0" / "AEB" / "model.keras")
     digits = esq.data.load("digits")

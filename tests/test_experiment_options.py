@@ -8,7 +8,7 @@ import pytest
 import keras_esq as esq
 from keras_esq import experiment
 from keras_esq._keras import keras
-from keras_esq.experiment import figures, train
+from keras_esq.experiment import evaluate, figures, log, networks, train
 from keras_esq.quantize import low_bit_weights
 from keras_esq.training import load_model
 
@@ -119,6 +119,26 @@ def test_each_recipe_made_what_it_says(run):
     source = made["AF"].get_layer("conv1").kernel.numpy()
     np.testing.assert_array_equal(kept[0], source)
     assert not np.array_equal(kept[1], made["AF"].get_layer("conv2").kernel.numpy())
+
+
+def test_what_a_source_froze_can_be_trained_again(run):
+    config = experiment.config_from({**TABLES, "models": [*MODELS, {"name": "again", "source": "layers"}]})
+    again = networks.network_of(config.recipe("again"), config, esq.data.load("digits"), run / "seed-0")
+    assert not network(run, "layers").get_layer("conv1").trainable
+    assert all(layer.trainable for layer in again.layers)
+
+
+def test_parts_that_another_process_does_meanwhile_are_kept(tmp_path):
+    evaluator = evaluate.Evaluator(None, None, tmp_path, 0, None, log.Log(tmp_path / "log.txt"))
+    (tmp_path / "AF").mkdir()
+
+    def slow(name):
+        evaluator._do(name, "curve", {}, lambda name: {"n": 2})
+        return {"n": 1}
+
+    evaluator._do("AF", "attacks", {}, slow)
+    kept = json.loads((tmp_path / "AF" / "evaluation.json").read_text())
+    assert {part: one["result"]["n"] for part, one in kept.items()} == {"attacks": 1, "curve": 2}
 
 
 def test_int8_is_the_source_rounded(run):

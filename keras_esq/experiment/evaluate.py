@@ -125,7 +125,7 @@ class Evaluator:
         def done() -> dict[str, Any]:
             return json.loads(path.read_text()) if path.exists() else {}
 
-        if kind in done() and done()[kind]["settings"] == settings:
+        if done().get(kind, {}).get("settings") == settings:
             return
         with self.log.step(f"evaluate seed {self.seed} {name} {kind}"):
             result = function(name)

@@ -41,6 +41,7 @@ def network_of(recipe: Recipe, config: Config, data: Dataset, folder: Path | Non
         folder: of the seed, with the models that this one needs; None to only check the recipe, with new weights.
     """
     network = _changed(recipe, config, data, folder)
+    network.trainable = True  # a source's frozen layers are its own matter
     for name in recipe.frozen:
         pattern = config.network.layers.get(name, name)
         layers = [layer for layer in network.layers if fnmatch.fnmatchcase(layer.name, pattern)]

@@ -57,8 +57,10 @@ def fields_of(cls: type, table: Any, where: str) -> dict[str, Any]:
     """The table as arguments of a dataclass, checked for unknown keys and types."""
     fields = {field.name: field for field in dataclasses.fields(cls)}
     check_keys(check_type(table, dict, where), fields, where)
-    kinds = {"str": str, "int": int, "float": float, "bool": bool, "dict[str, Any]": dict, "dict[str, str]": dict}
-    kinds["list[str]"] = list
+    kinds = {
+        **{"str": str, "int": int, "float": float, "bool": bool},
+        **{"dict[str, Any]": dict, "dict[str, str]": dict, "list[str]": list},
+    }
     for key, value in table.items():
         kind = kinds.get(str(fields[key].type))
         if kind is not None:
