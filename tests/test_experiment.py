@@ -361,6 +361,8 @@ def test_networks_of_presets_can_be_built(preset, some):
         ({"models__1__epochs": 0}, "epochs"),
         ({"models__1__epochs": True}, "whole number"),
         ({"models__1__learning_rate": float("nan")}, "learning_rate"),
+        ({"models__1__seeds": -1}, "seeds of"),
+        ({"models__0__seeds": 1}, "at most the 1 seeds of 'AF'"),
         ({"models__1__optimizer": "adma"}, "adam"),
         ({"models__1__optimizer_options": {"momntum": 0.9}}, "momntum"),
         ({"models__1__schedule": "cosin"}, "cosine"),

@@ -128,6 +128,23 @@ def test_what_a_source_froze_can_be_trained_again(run):
     assert all(layer.trainable for layer in again.layers)
 
 
+def test_models_of_fewer_seeds_are_named_and_left_out_of_the_others(tmp_path):
+    few = {**LOW_BIT, "name": "few", "seeds": 1}
+    small = {"images": 10, "attacks": {"PGD": ATTACK}, "transfer": {"attack": ATTACK, "images": 5}}
+    tables = {**TABLES, "models": [MODELS[0], few], "evaluation": small}
+    report = experiment.run(experiment.config_from(tables), tmp_path / "out", seeds=2)
+    assert {one.name for one in (tmp_path / "out" / "seed-1").iterdir()} == {"AF"}
+    counts = {name: len(report.results.worst(name).counts) for name in ("AF", "few")}
+    assert counts == {"AF": 2, "few": 1}
+    assert "Of fewer seeds: few 1." in (tmp_path / "out" / "tables.md").read_text()
+    assert experiment.read_results(tmp_path / "out").seeds == (0, 1)
+    # More of them later are the same experiment.
+    experiment.run(
+        experiment.config_from({**tables, "models": [MODELS[0], {**few, "seeds": 2}]}), tmp_path / "out", seeds=2
+    )
+    assert (tmp_path / "out" / "seed-1" / "few" / "evaluation.json").exists()
+
+
 def test_parts_that_another_process_does_meanwhile_are_kept(tmp_path):
     evaluator = evaluate.Evaluator(None, None, tmp_path, 0, None, log.Log(tmp_path / "log.txt"))
     (tmp_path / "AF").mkdir()

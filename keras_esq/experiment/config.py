@@ -63,6 +63,10 @@ class Config:
         """The recipe of that model."""
         return next(recipe for recipe in self.models if recipe.name == name)
 
+    def of_seed(self, seed: int) -> tuple[Recipe, ...]:
+        """The recipes of the models that are trained with that seed."""
+        return tuple(recipe for recipe in self.models if recipe.has_seed(seed))
+
     def tables(self) -> dict[str, Any]:
         """The experiment as tables without overrides, from which `config_from` makes the same again."""
         return {
@@ -150,11 +154,18 @@ def _recipes(models: Any, train: Mapping[str, Any]) -> list[Recipe]:
 def _ordered(recipes: list[Recipe]) -> tuple[Recipe, ...]:
     """The recipes, each after those that it needs, else as they are listed."""
     names = strings(recipe.name for recipe in recipes)
+    by_name = dict(zip(names, recipes, strict=True))
     for recipe in recipes:
         for need in recipe.needs:
-            if need not in names:
+            if need not in by_name:
                 raise ValueError(
                     f"Expected source and teacher of {recipe.name!r} in [[models]]. {received(need, names)}"
+                )
+            limit = by_name[need].seeds
+            if limit and not 0 < recipe.seeds <= limit:
+                raise ValueError(
+                    f"Expected {recipe.name!r} with at most the {limit} seeds of {need!r}, which it needs. Received "
+                    f"seeds = {recipe.seeds}{'' if recipe.seeds else ', all'}."
                 )
     ordered: list[Recipe] = []
     while len(ordered) < len(recipes):

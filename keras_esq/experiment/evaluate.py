@@ -69,12 +69,12 @@ class Evaluator:
                 bar.set_description(f"seed {self.seed} {name} {kind}")
                 self._do(name, kind, settings, function)
         # Not before all is done: a part that is done must not take with it the batches of one that was broken off.
-        for recipe in self.config.models:
+        for recipe in self.config.of_seed(self.seed):
             shutil.rmtree(self._folder / recipe.name / CACHE, ignore_errors=True)
 
     def _steps(self) -> Iterator[tuple[str, str, dict[str, Any], Callable[[str], dict[str, Any]]]]:
         """(model, part, its settings, what does it), in their order."""
-        for recipe in self.config.models:
+        for recipe in self.config.of_seed(self.seed):
             yield recipe.name, "size", {}, self._size
             yield recipe.name, "attacks", self._settings(self.config.evaluation.attacks), self._white_box
         for kind, function in (
@@ -101,7 +101,8 @@ class Evaluator:
                 yield name, kind, settings, functools.partial(function, part=part)
 
     def _names(self, part: Part) -> list[str]:
-        return list(part.models or (recipe.name for recipe in self.config.models))
+        names = [recipe.name for recipe in self.config.of_seed(self.seed)]
+        return [name for name in part.models or names if name in names]
 
     def _settings(self, attacks: Mapping[str, Any], part: Part | None = None) -> dict[str, Any]:
         return {
@@ -192,7 +193,8 @@ class Evaluator:
 
     def _transfer(self, name: str, part: Part) -> dict[str, Any]:
         x, y = self._images(part)
-        twins = {} if self._twin is None else {name: trained(self._twin, name)}
+        has_twin = self._twin is not None and (self._twin / name).is_dir()
+        twins = {name: trained(self._twin, name)} if has_twin else {}
         matrix = transfer_matrix(
             {other: self._model(other) for other in self._names(part)},
             x,

@@ -60,6 +60,7 @@ class Recipe:
         restore_best: a validation figure, such as "val_adversarial_accuracy"; the weights of its best epoch are kept.
             Empty: those of the last epoch.
         reestimate: set the BatchNormalization statistics anew at the end, by the first 1000 training images.
+        seeds: trained with the first so many of the experiment's seeds only; 0 for all.
     """
 
     name: str
@@ -93,6 +94,7 @@ class Recipe:
     schedule: Any = "cosine"
     restore_best: str = ""
     reestimate: bool = False
+    seeds: int = 0
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -104,6 +106,10 @@ class Recipe:
     def is_trained(self) -> bool:
         """Whether there is anything to train."""
         return self.weights != "int8"
+
+    def has_seed(self, seed: int) -> bool:
+        """Whether it is trained with that seed."""
+        return not self.seeds or seed < self.seeds
 
     @property
     def pairs_activations(self) -> bool:
@@ -121,6 +127,7 @@ def check_recipe(recipe: Recipe, where: str) -> Recipe:
         raise ValueError(f"Expected a name that can be a folder's. Received {recipe.name!r}.")
     check_count(f"epochs of {where}", recipe.epochs)
     check_count(f"batch_size of {where}", recipe.batch_size)
+    check_count(f"seeds of {where}", recipe.seeds, minimum=0)
     check_positive(f"learning_rate of {where}", recipe.learning_rate)
     for key in ("orthogonality", "weight_perturbation"):
         check_nonnegative(f"{key} of {where}", getattr(recipe, key))

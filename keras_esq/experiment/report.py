@@ -106,6 +106,8 @@ def _page(report: Report, figures: dict[str, Path], made: str) -> str:
     config = report.results.config
     seeds = len(report.results.seeds)
     spread = "" if seeds < 2 else " Figures are means over them, ± one standard deviation."
+    if fewer := report.results.fewer_seeds:
+        spread += f" {fewer}"
     data = config.data.train
     intro = (
         f"`{config.network.name}` on {config.data.name}"

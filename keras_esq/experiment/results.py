@@ -73,6 +73,12 @@ class Results:
         """The recipes of the models that have results."""
         return [recipe for recipe in self.config.models if recipe.name in self.parts]
 
+    @property
+    def fewer_seeds(self) -> str:
+        """A sentence that names the models of fewer seeds; empty if there is none."""
+        fewer = [f"{one.name} {one.seeds}" for one in self.models if 0 < one.seeds < len(self.seeds)]
+        return f"Of fewer seeds: {', '.join(fewer)}." if fewer else ""
+
     def of(self, model: str, part: str) -> dict[int, Any]:
         """A part's results by seed; empty if it was not measured."""
         return self.parts.get(model, {}).get(part, {})
@@ -118,7 +124,7 @@ def read_results(out: str | os.PathLike[str], seeds: int | None = None) -> Resul
     files = {
         seed: {one.name: _read(out / f"seed-{seed}" / one.name / RESULTS) for one in config.models} for seed in there
     }
-    complete = [seed for seed in there if all("attacks" in kept for kept in files[seed].values())]
+    complete = [seed for seed in there if all("attacks" in files[seed][one.name] for one in config.of_seed(seed))]
     chosen = (complete or there) if seeds is None else [seed for seed in there if seed < seeds]
     parts: dict[str, dict[str, dict[int, Any]]] = {}
     for recipe in config.models:
@@ -128,7 +134,7 @@ def read_results(out: str | os.PathLike[str], seeds: int | None = None) -> Resul
                     parts.setdefault(recipe.name, {}).setdefault(part, {})[seed] = kept["result"]
     seconds: dict[str, float] = {}
     for recipe in config.models:
-        timed = [_seconds(out / f"seed-{seed}" / recipe.name / HISTORY) for seed in chosen]
+        timed = [_seconds(out / f"seed-{seed}" / recipe.name / HISTORY) for seed in chosen if recipe.has_seed(seed)]
         if timed and None not in timed:
             seconds[recipe.name] = statistics.mean(one for one in timed if one is not None)
     return Results(config=config, seeds=tuple(chosen), parts=parts, seconds=seconds)

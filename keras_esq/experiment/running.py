@@ -97,10 +97,10 @@ def _note_command(path: Path, **given: str | None) -> None:
 
 
 def _trained(config: Config, wanted: Config) -> dict[str, Any]:
-    """What may not change once models are trained. Their evaluation may, and there may be more of them."""
+    """What may not change once models are trained. Their evaluation may, and there may be more of them and of seeds."""
     tables = config.tables()
     names = {recipe.name for recipe in wanted.models}
-    models = {one["name"]: {key: one[key] for key in one if key != "what"} for one in tables["models"]}
+    models = {one["name"]: {key: one[key] for key in one if key not in ("what", "seeds")} for one in tables["models"]}
     return {"data": tables["data"], "network": tables["network"], "models": models | dict.fromkeys(names - set(models))}
 
 
@@ -181,7 +181,7 @@ def run(
     log = Log(out / LOG)
     folders = [out / f"seed-{seed}" for seed in range(seeds)]
     for seed, folder in enumerate(folders):
-        for recipe in config.models:
+        for recipe in config.of_seed(seed):
             if not is_trained(folder / recipe.name):
                 with log.step(f"train seed {seed} {recipe.name}"):
                     train(recipe, config, images, seed, folder)

@@ -245,7 +245,7 @@ def _recipes(results: Results) -> Table | None:
         "clean": [results.clean(name) for name in names],
         "worst white-box attack": [results.worst(name) for name in names],
     }
-    notes = []
+    notes = [results.fewer_seeds] if results.fewer_seeds else []
     if ensemble := results.having("ensemble"):
         attack = results.config.evaluation.parts["ensemble"].attack["attack"]
         n = next(iter(results.of(ensemble[0].name, "ensemble").values()))["n"]
