@@ -193,8 +193,8 @@ class Evaluator:
 
     def _transfer(self, name: str, part: Part) -> dict[str, Any]:
         x, y = self._images(part)
-        has_twin = self._twin is not None and (self._twin / name).is_dir()
-        twins = {name: trained(self._twin, name)} if has_twin else {}
+        twin = self._twin
+        twins = {name: trained(twin, name)} if twin is not None and (twin / name).is_dir() else {}
         matrix = transfer_matrix(
             {other: self._model(other) for other in self._names(part)},
             x,
