@@ -1,6 +1,7 @@
 """Objectives: their losses and gradients against plain formulas, their names, saving, and what they refuse."""
 
 import dataclasses
+import inspect
 import json
 
 import numpy as np
@@ -50,6 +51,7 @@ def mart_terms(z, a, t, y):
 # Objective, and (data term, regularizer) sample by sample.
 TABLE = {
     "pairing": (training.Pairing(), lambda z, a, t, y: (ce(z, y), 0.3 * ((z - a) ** 2).sum(1))),
+    "the default": (None, lambda z, a, t, y: ((ce(z, y) + ce(a, y)) / 2, 0.1 * ((z - a) ** 2).sum(1))),
     "pairing, a share on x_adv": (
         training.Pairing(adversarial_share=0.3),
         lambda z, a, t, y: (0.7 * ce(z, y) + 0.3 * ce(a, y), 0.3 * ((z - a) ** 2).sum(1)),
@@ -77,7 +79,7 @@ TABLE = {
 
 def row(name, teacher):
     objective, formula = TABLE[name]
-    return objective if isinstance(objective, training.Objective) else objective(teacher), formula
+    return objective(teacher) if inspect.isfunction(objective) else objective, formula
 
 
 @pytest.mark.parametrize(
@@ -94,6 +96,14 @@ def test_losses_are_the_formulas(images, name, head, weights):
     assert logs["loss"] == pytest.approx(data + term, rel=1e-4)
     assert logs["adversarial_accuracy"] == pytest.approx((a.argmax(1) == Y).mean())
     assert logs["accuracy"] == pytest.approx((z.argmax(1) == Y).mean())
+
+
+def test_the_default_follows_the_pairing():
+    """With a pairing it is the objective of [ESQ]."""
+    none, given = esq.ErrorSilencedModel(net()), esq.ErrorSilencedModel(net(), pairing=esq.LogitPairing(0.5))
+    assert (none.objective, none.pairing) == ("adversarial_pairing", (esq.LogitPairing(0.1),))
+    assert (given.objective, given.pairing) == ("pairing", (esq.LogitPairing(0.5),))
+    assert esq.ErrorSilencedModel(net(), objective="pairing").pairing == (esq.LogitPairing(),)
 
 
 def tf_kl(p, q):

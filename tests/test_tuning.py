@@ -174,7 +174,7 @@ def test_default_space():
         "pairing_distance",
         "learning_rate",
     ]
-    assert hp.get("pairing_weight") == esq.LogitPairing().weight
+    assert hp.get("pairing_weight") == 0.1
     assert isinstance(model, esq.ErrorSilencedModel)
     assert model.optimizer is not None
     assert model.validation_attack.steps == 2 * ATTACK.steps

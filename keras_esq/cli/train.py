@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from keras_esq.cli import folder
 from keras_esq.cli.command import Command
 from keras_esq.cli.inputs import add_data, load_data, load_model
 
-OBJECTIVES = ("pairing", "adversarial", "natural", "trades", "mart", "distillation", "free")
+OBJECTIVES = ("adversarial_pairing", "pairing", "adversarial", "natural", "trades", "mart", "distillation", "free")
 _OPTIMIZERS = {"adam": 0.003, "sgd": 0.05}
 _SCHEDULES = ("cosine", "constant")
 
@@ -30,13 +31,13 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", default="ternary", choices=("binary", "ternary", "float"), help="(%(default)s)")
     parser.add_argument(
         "--objective",
-        default="pairing",
+        default="adversarial_pairing",
         choices=OBJECTIVES,
         help="with its default settings (%(default)s)",
     )
     parser.add_argument("--teacher", metavar="MODEL", help="of distillation: a robust float model, named as MODEL is")
-    parser.add_argument("--pairing-weight", type=float, help="of the logits' distance (default: LogitPairing's)")
-    parser.add_argument("--distance", help="of the logit pairing (default: LogitPairing's)")
+    parser.add_argument("--pairing-weight", type=float, help="of the logits' distance (default: the objective's)")
+    parser.add_argument("--distance", help="of the logit pairing (default: the objective's)")
     parser.add_argument("--eps", type=float, default=8 / 255, help="of PGD, in input units (%(default).4f)")
     parser.add_argument("--step-size", type=float, help="of PGD (default: eps / 4)")
     parser.add_argument("--steps", type=int, default=10, help="of PGD (%(default)s)")
@@ -118,7 +119,7 @@ def _model(arguments: argparse.Namespace, data: Any) -> Any:
     from keras_esq._keras import keras
     from keras_esq.attacks import PGD
     from keras_esq.quantize import quantize_model
-    from keras_esq.training import ErrorSilencedModel, LogitPairing
+    from keras_esq.training import ErrorSilencedModel
     from keras_esq.training.objectives import build
 
     network = _network(arguments.model, data)
@@ -139,11 +140,12 @@ def _model(arguments: argparse.Namespace, data: Any) -> Any:
     step_size = arguments.eps / 4 if arguments.step_size is None else arguments.step_size
     attack = PGD(eps=arguments.eps, step_size=step_size, steps=arguments.steps, norm=arguments.norm, bounds=data.bounds)
     teacher = {"teacher": load_model(arguments.teacher)} if arguments.teacher else {}
+    rule = build(objective, **teacher)
     model = ErrorSilencedModel(
         network,
         attack=None if objective == "natural" else attack,
-        pairing=LogitPairing(**pairing) if objective == "pairing" else None,
-        objective=build(objective, **teacher),
+        pairing=dataclasses.replace(rule.default_pairing, **pairing) if rule.pairs else None,
+        objective=rule,
         validation_attack=attack,
         seed=arguments.seed,
     )

@@ -14,18 +14,17 @@ from keras_esq.data import Dataset, steps_per_epoch
 from keras_esq.experiment.attacks_in import black_box_attacks, build_attack, growing_attacks, white_box_attacks
 from keras_esq.experiment.config import Config, Network
 from keras_esq.experiment.networks import network_of, trained_network
-from keras_esq.experiment.recipe import Recipe
+from keras_esq.experiment.recipe import PAIRS, Recipe
 from keras_esq.experiment.tables_in import check_type
 from keras_esq.quantize import get_schedule
 from keras_esq.training import (
     ActivationPairing,
     CosineStages,
     ErrorSilencedModel,
-    LogitPairing,
     Orthogonality,
     WeightPerturbation,
 )
-from keras_esq.training.objectives import build
+from keras_esq.training.objectives import OBJECTIVES, build
 
 LOSS = "sparse_categorical_crossentropy"
 # A weight for each layer of an activation pairing whose preset names none.
@@ -59,7 +58,7 @@ def build_model(recipe: Recipe, config: Config, data: Dataset, seed: int, folder
     options["attack_statistics"] = recipe.attack_statistics
     if recipe.attack_dtype:
         options["attack_dtype"] = recipe.attack_dtype
-    if recipe.objective == "pairing":
+    if recipe.objective in PAIRS:
         options["pairing"] = build_pairing(recipe, config.network)
     model = ErrorSilencedModel(
         network, attack=attack, validation_attack=validation, seed=seed, name=recipe.name.replace(" ", "_"), **options
@@ -82,7 +81,7 @@ def build_pairing(recipe: Recipe, network: Network) -> Any:
     settings = dict(recipe.pairing)
     chosen = settings.pop("layers", None)
     if not chosen:
-        return LogitPairing(**settings)
+        return dataclasses.replace(OBJECTIVES[recipe.objective].default_pairing, **settings)
     weight = settings.pop("weight", ACTIVATION_WEIGHT)
     weights = dict(chosen) if isinstance(chosen, Mapping) else {str(name): weight for name in chosen}
     return ActivationPairing({network.layers.get(name, name): value for name, value in weights.items()}, **settings)

@@ -8,9 +8,11 @@ from typing import Any
 from keras_esq._checks import check_count, check_nonnegative, check_positive
 from keras_esq.experiment.tables_in import check_keys, received
 from keras_esq.training.attack_twin import STATISTICS
+from keras_esq.training.objectives import OBJECTIVES
 
 SCHEDULES = ("cosine", "restarts", "constant")
 OPTIMIZERS = ("adam", "sgd")
+PAIRS = tuple(name for name, objective in OBJECTIVES.items() if objective.pairs)
 # What `weights` may be; "mixed" is shared out by the layers' sensitivity.
 WEIGHTS = ("", "binary", "ternary", "mixed", "int8")
 LAYER_WEIGHTS = ("binary", "ternary", "float")
@@ -37,10 +39,11 @@ class Recipe:
         frozen: layers that are not trained: names, globs or aliases. They keep the source's weights, quantized if the
             layer is.
         quantize: further options of `quantize_model`.
-        objective: "natural", "adversarial", "pairing" or a name that `keras_esq.training.objectives.build` takes.
+        objective: "natural", "adversarial", "pairing", "adversarial_pairing" or another name that
+            `keras_esq.training.objectives.build` takes.
         objective_options: of that function; `teacher` is the name of another model.
-        pairing: with objective "pairing": {"weight", "distance"} for the logits, or {"layers": names or {name: weight},
-            "weight", "distance"} for activations. Empty for LogitPairing's defaults.
+        pairing: of objectives that pair: {"weight", "distance"} for the logits, or {"layers": names or {name: weight},
+            "weight", "distance"} for activations. Empty for the objective's default.
         warm_up: {"epochs", and "eps" = true, "regularizer" = false}: what grows in the first epochs, as of
             esq.training.WarmUp: the regularizer by default.
         orthogonality: beta of the regularizer esq.training.Orthogonality on low-bit kernels; 0 for none.
@@ -171,6 +174,9 @@ def check_recipe(recipe: Recipe, where: str) -> Recipe:
         raise ValueError(f"Expected warm_up with eps in {where} with an attack. Received objective 'natural'.")
     check_keys(recipe.warm_up, ("epochs", "eps", "regularizer"), f"warm_up of {where}")
     check_keys(recipe.pairing, ("weight", "distance", "layers"), f"pairing of {where}")
-    if recipe.pairing and recipe.objective != "pairing":
-        raise ValueError(f"Expected pairing in {where} with objective 'pairing' only. Received {recipe.objective!r}.")
+    if recipe.pairing and recipe.objective not in PAIRS:
+        raise ValueError(
+            f"Expected pairing in {where} with an objective that pairs: {' or '.join(map(repr, PAIRS))}. "
+            f"Received {recipe.objective!r}."
+        )
     return recipe

@@ -9,6 +9,7 @@ from keras_esq.training.model import ErrorSilencedModel
 from keras_esq.training.objectives import (
     OBJECTIVES,
     Adversarial,
+    AdversarialPairing,
     Free,
     Mart,
     Natural,
@@ -26,6 +27,7 @@ __all__ = [
     "OBJECTIVES",
     "ActivationPairing",
     "Adversarial",
+    "AdversarialPairing",
     "Backup",
     "CosineStages",
     "ErrorSilencedModel",

@@ -20,7 +20,7 @@ from keras_esq.training.heads import loss_for_head, metrics_for_head, trace_head
 from keras_esq.training.lipschitz import Orthogonality, check_regularizer
 from keras_esq.training.objectives import Objective, as_objective
 from keras_esq.training.order import repeatable
-from keras_esq.training.pairing import LogitPairing, as_pairings
+from keras_esq.training.pairing import as_pairings
 from keras_esq.training.step import Step, correct, logs, perturb
 from keras_esq.training.taps import tap
 from keras_esq.training.weight_perturbation import WeightPerturbation, check_weight_perturbation
@@ -47,12 +47,14 @@ class ErrorSilencedModel(keras.Model):
             trained, it isn't.
         attack: makes x_adv in training. Default: [ESQ]'s PGD(eps=8/255, step_size=2/255, steps=10). Its `bounds` are
             the range that the data must keep to. Not used with objective "natural".
-        pairing: `LogitPairing`, `ActivationPairing` or a list of them; default LogitPairing(). Only for objective
-            "pairing".
+        pairing: `LogitPairing`, `ActivationPairing` or a list of them, for objectives that pair; default: 0.3 x squared
+            L2 of the logits for "pairing", 0.1 x for "adversarial_pairing".
         objective: a name, or an instance with settings such as esq.training.Trades(beta=3.0). "natural": the compiled
             loss on x (vanilla training). "adversarial": the compiled loss on x_adv. "pairing": the compiled loss on x
-            plus the pairing distances between x and x_adv [ESQ]. "trades", "mart", and RobustDistillation(teacher=...):
-            see esq.training. The attribute `objective` is what was given, and may be set to another one.
+            plus the pairing distances between x and x_adv [ESQ]. "adversarial_pairing": the same with half of the
+            loss on x_adv, more robust in our comparison (benchmarks/results.md). "trades", "mart", and
+            RobustDistillation(teacher=...): see esq.training. Default: "pairing" if a pairing is given, so that it is
+            [ESQ]'s, else "adversarial_pairing". The attribute `objective` may be set to another one.
         validation_attack: attack for `evaluate` and the validation of `fit`, None for none. The attack of a training
             plus some steps is a good choice.
         regularizer: esq.training.Orthogonality(beta=...) on the low-bit weights, None for none.
@@ -84,7 +86,7 @@ class ErrorSilencedModel(keras.Model):
         *,
         attack: Attack | None = None,
         pairing: Any = None,
-        objective: str | Objective | type[Objective] = "pairing",
+        objective: str | Objective | type[Objective] | None = None,
         validation_attack: Attack | None = None,
         regularizer: Orthogonality | None = None,
         weight_perturbation: WeightPerturbation | None = None,
@@ -97,6 +99,8 @@ class ErrorSilencedModel(keras.Model):
         if is_keras3_model(model):
             model = from_keras3(model, custom_objects=custom_objects)
         check_model(model)
+        if objective is None:
+            objective = "adversarial_pairing" if pairing is None else "pairing"
         rule = as_objective(objective)
         objective = rule if isinstance(objective, type) else objective
         check_pairing(pairing, objective, rule.pairs)
@@ -113,7 +117,7 @@ class ErrorSilencedModel(keras.Model):
         self.seed = None if seed is None else check_count("seed", seed, minimum=0)
         # Settings, not layers: past Keras' attribute tracking, which would save a teacher.
         self.__dict__.update(_custom_objects=custom_objects, _objective=objective, _rule=rule, _head=None)
-        pairings = as_pairings(LogitPairing() if pairing is None else pairing) if rule.pairs else ()
+        pairings = as_pairings(rule.default_pairing if pairing is None else pairing) if rule.pairs else ()
         self.__dict__["pairing"] = pairings
         self.__dict__["taps"] = tap(model, pairings)
         self.attack_dtype, self.attack_statistics = attack_dtype, attack_statistics

@@ -36,13 +36,13 @@ class RobustHyperModel(kt.HyperModel):
             `weights` of `quantize_model`. Default: three groups, the first and the last layer with a kernel, which may
             stay float, and those between, "binary" or "ternary".
         ratio_schedule: (*) of `QuantizationRatio`. In each round of Hyperband it runs from its beginning to its end.
-        pairing_weight, pairing_distance: (*) of `LogitPairing`; for objective "pairing" only.
+        pairing_weight, pairing_distance: (*) of `LogitPairing`, for objectives that pair.
         attack_steps: (*) steps of the training attack, if it has steps. Its step_size changes with them, so that it
             reaches as far: more steps are a finer attack, not a larger one.
         learning_rate: (*) of the optimizer.
         attack: the training attack, which sets eps, norm and bounds; default PGD(), eps 8/255.
         validation_attack: judges all trials alike. Default: `attack` with twice the steps.
-        objective: of `ErrorSilencedModel`: "pairing", "adversarial" or "natural".
+        objective: of `ErrorSilencedModel`, by name; default "adversarial_pairing", as there.
         optimizer: a name such as "adam" or "sgd", or a function learning_rate -> optimizer of tf-keras or Keras 3.
         loss, metrics: of compile. "accuracy" among the metrics makes `val_accuracy`.
         quantize_options: further arguments of `quantize_model`, such as {"activation_bits": 8}.
@@ -65,7 +65,7 @@ class RobustHyperModel(kt.HyperModel):
         learning_rate: Any = Range(3e-4, 1e-2, log=True),  # noqa: B008 (frozen)
         attack: Attack | None = None,
         validation_attack: Attack | None = None,
-        objective: str = "pairing",
+        objective: str = "adversarial_pairing",
         optimizer: str | Callable[[float], Any] = "adam",
         loss: Any = "sparse_categorical_crossentropy",
         metrics: Sequence[Any] = ("accuracy",),
@@ -152,9 +152,9 @@ class RobustHyperModel(kt.HyperModel):
         return choose(hp, "ratio_schedule", self.ratio_schedule)
 
     def _pairing(self, hp: Any) -> LogitPairing | None:
-        if self.objective != "pairing":
+        if not OBJECTIVES[self.objective].pairs:
             return None
-        default = LogitPairing()
+        default = OBJECTIVES[self.objective].default_pairing
         return LogitPairing(
             weight=choose(hp, "pairing_weight", self.pairing_weight, default.weight),
             distance=choose(hp, "pairing_distance", self.pairing_distance, default.distance),

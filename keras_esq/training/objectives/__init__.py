@@ -14,7 +14,7 @@ from keras_esq.training.objectives.base import Objective
 from keras_esq.training.objectives.distillation import RobustDistillation
 from keras_esq.training.objectives.free import Free
 from keras_esq.training.objectives.mart import Mart
-from keras_esq.training.objectives.pairing import Pairing
+from keras_esq.training.objectives.pairing import AdversarialPairing, Pairing
 from keras_esq.training.objectives.plain import Adversarial, Natural
 from keras_esq.training.objectives.trades import Trades
 
@@ -22,6 +22,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "natural": Natural,
     "adversarial": Adversarial,
     "pairing": Pairing,
+    "adversarial_pairing": AdversarialPairing,
     "trades": Trades,
     "mart": Mart,
     "distillation": RobustDistillation,
@@ -82,6 +83,7 @@ def as_objective(objective: Any) -> Objective:
 __all__ = [
     "OBJECTIVES",
     "Adversarial",
+    "AdversarialPairing",
     "Free",
     "Mart",
     "Natural",

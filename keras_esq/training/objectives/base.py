@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from keras_esq._checks import near_matches
 from keras_esq._keras import keras
+from keras_esq.training.pairing import LogitPairing
 from keras_esq.training.step import Result, Step
 
 
@@ -22,10 +23,12 @@ class Objective(abc.ABC):
     """
 
     # Whether a step makes x_adv; whether it has a regularizer, which WarmUp ramps; whether that is the model's
-    # `pairing`; whether it compares class probabilities; whether it can train with `weight_perturbation`.
+    # `pairing`, and what that is of a model which is given none; whether it compares class probabilities; whether it
+    # can train with `weight_perturbation`.
     attacks: ClassVar[bool] = True
     regularizes: ClassVar[bool] = True
     pairs: ClassVar[bool] = False
+    default_pairing: ClassVar[LogitPairing] = LogitPairing()
     needs_classes: ClassVar[bool] = False
     perturbs_weights: ClassVar[bool] = True
 
