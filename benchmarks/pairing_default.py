@@ -1,10 +1,10 @@
-"""How the defaults were found: distance and weight of `LogitPairing`, and the demo's recipe, on validation images.
+"""How the default was found: distance and weight of `LogitPairing`, on validation images.
 
     python benchmarks/pairing_default.py digits
     python benchmarks/pairing_default.py mnist --data mnist.npz      # x_train, y_train as uint8
 
 Trains float adversarial networks (AF), then low-bit networks from them: adversarial cross-entropy, pairing with
-several distances and weights, and on the digits the demo's recipe with one thing changed. "worst" is the share of
+several distances and weights, and on the digits with one thing changed. "worst" is the share of
 validation images that are right under every run of PGD-40 with 3 restarts on the cross-entropy and on the margin of
 the logits. Test images are not touched. Appends one JSON line a network to `--log`, skips those that are there, and
 writes the table into benchmarks/pairing_default.md.
@@ -32,7 +32,7 @@ SETTINGS = {
     "mnist": {"eps": 0.1, "width": 16, "batch": 64, "af_epochs": 12, "epochs": 12, "rate": 0.003, "ratio": "full"},
 }
 PAIRINGS = [("squared_l2", 0.1), ("squared_l2", 0.3), ("squared_l2", 1.0), ("l2", 0.5), ("l2", 1.0)]
-# The demo's recipe with one thing changed, on the digits.
+# One thing changed, on the digits.
 CHANGES = {"SGD 0.05": {"rate": 0.05}, "ratio uniform": {"ratio": "uniform"}, "width 16": {"width": 16}}
 TRAINING_IMAGES, VALIDATION_IMAGES = 6000, 1000  # of MNIST's training images
 
@@ -134,7 +134,7 @@ def main() -> None:
 
 def write_page(done) -> None:
     """The table of all that is in the log."""
-    lines = ["# The defaults of LogitPairing and of the demo", "", *(__doc__ or "").strip().splitlines()[2:4], ""]
+    lines = ["# The default of LogitPairing", "", *(__doc__ or "").strip().splitlines()[2:4], ""]
     lines += [
         "Accuracy in % on validation images that no network was trained on (200 digits, 1,000 of MNIST's training"
     ]

@@ -28,9 +28,7 @@ def main(out: Path = Path("keras-esq-quickstart"), epochs: int = 15) -> None:
     robust_float.fit(*train, batch_size=64, epochs=epochs, verbose=2)
 
     # 2. The same network with ternary weights, trained on with the logits of x and x_adv paired.
-    robust = esq.ErrorSilencedModel(
-        esq.quantize_model(robust_float, weights="ternary"), attack=attack, pairing=esq.LogitPairing()
-    )
+    robust = esq.ErrorSilencedModel(esq.quantize_model(robust_float, weights="ternary"), attack=attack)
     robust.compile(tf_keras.optimizers.Adam(0.003), loss, metrics=["accuracy"])
     robust.fit(*train, batch_size=64, epochs=epochs, callbacks=[esq.QuantizationRatio("exponential")], verbose=2)
     print(esq.summary(robust))

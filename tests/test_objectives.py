@@ -360,7 +360,6 @@ def sigmoid_net():
         (lambda: objectives.build("distillation"), ValueError, r"'teacher'.*RobustDistillation\(teacher="),
         (lambda: esq.ErrorSilencedModel(tiny(), objective="distillation"), ValueError, "RobustDistillation"),
         (lambda: esq.ErrorSilencedModel(tiny(), objective=3), TypeError, "esq.training.Trades"),
-        (lambda: esq.ErrorSilencedModel(tiny(), objective=None), TypeError, "Received None"),
         (lambda: esq.ErrorSilencedModel(tiny(), objective=training.Backup), TypeError, "Backup"),
         (lambda: esq.ErrorSilencedModel(tiny(), objective="trades", pairing=esq.LogitPairing()), ValueError, "pair"),
         (lambda: training.Trades(beta=-1.0), ValueError, "beta"),
