@@ -45,6 +45,7 @@ TEST_ATTACKS = {
 # AutoAttack and the audit take long: half of the test images show whether PGD was strong enough.
 ENSEMBLE = AutoAttack(eps=EPS)
 AUDITED, FEW = ("AEB", "AET"), 200
+JUDGED = ("AF", *AUDITED)
 FILE_RUNTIMES = {"phone": ("litert", "tflite-runtime"), "mcu": ("tflm",)}
 
 
@@ -181,7 +182,7 @@ def _ensemble(models: dict[str, Any], digits: data.Dataset, seed: int) -> dict[s
     """AutoAttack's reports."""
     x, y = digits.x_test[:FEW], digits.y_test[:FEW]
     options: dict[str, Any] = {"attacks": {"AutoAttack": ENSEMBLE}, "batch_size": FEW, "seed": seed, "progress": False}
-    return _of_each(AUDITED, lambda name: evaluate_robustness(models[name], x, y, **options), "AutoAttack")
+    return _of_each(JUDGED, lambda name: evaluate_robustness(models[name], x, y, **options), "AutoAttack")
 
 
 def _audit(models: dict[str, Any], digits: data.Dataset, seed: int) -> dict[str, MaskingAudit]:
