@@ -4,10 +4,10 @@
     python benchmarks/pairing_default.py mnist --data mnist.npz      # x_train, y_train as uint8
 
 Trains float adversarial networks (AF), then low-bit networks from them: adversarial cross-entropy, pairing with
-several distances and weights, and on the digits with one thing changed. "worst" is the share of
-validation images that are right under every run of PGD-40 with 3 restarts on the cross-entropy and on the margin of
-the logits. Test images are not touched. Appends one JSON line a network to `--log`, skips those that are there, and
-writes the table into benchmarks/pairing_default.md.
+several distances and weights, and on the digits with one thing changed. "worst" is the share of validation images that
+are right under every run of PGD-40 with 3 restarts on the cross-entropy and on the margin of the logits. Test images
+are not touched. Appends one JSON line a network to `--log`, skips those that are there, and writes the table into
+benchmarks/pairing_default.md.
 """
 
 from __future__ import annotations

@@ -143,6 +143,9 @@ def test_models_of_fewer_seeds_are_named_and_left_out_of_the_others(tmp_path):
         experiment.config_from({**tables, "models": [MODELS[0], {**few, "seeds": 2}]}), tmp_path / "out", seeds=2
     )
     assert (tmp_path / "out" / "seed-1" / "few" / "evaluation.json").exists()
+    # What stood in for "few" on itself is there now, so that part was done anew.
+    kept = json.loads((tmp_path / "out" / "seed-0" / "few" / "evaluation.json").read_text())
+    assert kept["transfer"]["settings"]["twin"] == "seed-1"
 
 
 def test_parts_that_another_process_does_meanwhile_are_kept(tmp_path):

@@ -97,7 +97,7 @@ class Evaluator:
                 if kind == "blackbox":
                     settings |= {"boundary": part.boundary, "nattack": part.nattack}
                 if kind == "transfer":
-                    settings |= {"models": self._names(part), "twin": self._twin and self._twin.name}
+                    settings |= {"models": self._names(part), "twin": self._twin.name if self._twin_of(name) else None}
                 yield name, kind, settings, functools.partial(function, part=part)
 
     def _names(self, part: Part) -> list[str]:
@@ -193,8 +193,8 @@ class Evaluator:
 
     def _transfer(self, name: str, part: Part) -> dict[str, Any]:
         x, y = self._images(part)
-        twin = self._twin
-        twins = {name: trained(twin, name)} if twin is not None and (twin / name).is_dir() else {}
+        twin = self._twin_of(name)
+        twins = {name: trained(twin, name)} if twin else {}
         matrix = transfer_matrix(
             {other: self._model(other) for other in self._names(part)},
             x,
@@ -211,6 +211,10 @@ class Evaluator:
             "accuracy": dict(zip(matrix.targets, content["accuracy"][0], strict=True)),
             "clean": dict(zip(matrix.targets, content["clean"], strict=True)),
         }
+
+    def _twin_of(self, name: str) -> Path | None:
+        """The folder of another seed, if it has that model."""
+        return self._twin if self._twin and (self._twin / name).is_dir() else None
 
     def _ensemble(self, name: str, part: Part) -> dict[str, Any]:
         counts = _counts(self._report(name, {str(part.attack["attack"]): self._attack(part.attack)}, part))
