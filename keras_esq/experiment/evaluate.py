@@ -97,7 +97,8 @@ class Evaluator:
                 if kind == "blackbox":
                     settings |= {"boundary": part.boundary, "nattack": part.nattack}
                 if kind == "transfer":
-                    settings |= {"models": self._names(part), "twin": self._twin.name if self._twin_of(name) else None}
+                    twin = self._twin_of(name)
+                    settings |= {"models": self._names(part), "twin": twin.name if twin else None}
                 yield name, kind, settings, functools.partial(function, part=part)
 
     def _names(self, part: Part) -> list[str]:
