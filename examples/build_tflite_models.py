@@ -1,9 +1,9 @@
-"""Train, convert, attack and describe the files in tflite_models/.
+"""Convert, attack and describe the files in tflite_models/: the first seed's networks of the preset "frontier".
 
-    python examples/build_tflite_models.py                           # digits only: needs no data
-    python examples/build_tflite_models.py --mnist mnist.npz --cifar10 cifar10.npz
+    keras-esq experiment frontier --dataset digits --seeds 3 --out runs/frontier-digits
+    python examples/build_tflite_models.py runs/frontier-digits
 
-Takes minutes (digits) to an hour (all) on two cores. Checkpoints are kept in --work: a killed run goes on.
+For MNIST and CIFAR-10 the same with `--data-path` in both commands, where the data set's files are. Minutes a folder.
 """
 
 from __future__ import annotations
@@ -12,169 +12,135 @@ import argparse
 import dataclasses
 import hashlib
 import json
-import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import tf_keras
 
 import keras_esq as esq
-from keras_esq.training import Backup
+from keras_esq.experiment.attacks_in import build_attack
+from keras_esq.experiment.evaluate import REPORT
+from keras_esq.experiment.running import load_data
+from keras_esq.experiment.train import trained
 
 
 @dataclasses.dataclass(frozen=True)
-class Recipe:
-    """How one network is trained, and which files are made of it.
+class Files:
+    """What is made of the networks of a data set.
 
     Attributes:
-        data: name of the data set.
-        train, test: numbers of training and test images used; None for all.
-        width: of `small_cnn`.
-        eps: of the attacks, L-inf, in input units.
-        steps: of PGD in training.
-        float_epochs, epochs: of the float adversarial network, and of each low-bit one from it.
-        files: (weights, target) of each file.
-        square: images and queries of the Square attack on the file itself, which takes long in a microcontroller's
-            interpreter.
+        files: (network of the experiment, target) of each file.
+        images: the first so many test images attack the file: AutoAttack's against its Keras model, and Square's
+            against the file itself, which takes long in a microcontroller's interpreter.
+        queries: of Square.
     """
 
-    data: str
-    train: int | None
-    test: int
-    width: int
-    eps: float
-    steps: int
-    float_epochs: int
-    epochs: int
     files: tuple[tuple[str, str], ...]
-    square: tuple[int, int] = (200, 1000)
+    images: int = 300
+    queries: int = 1000
 
 
-RECIPES = {
-    "digits": Recipe(
-        "digits", None, 400, 32, 0.15, 7, 40, 80,
-        (("binary", "mcu"), ("ternary", "mcu"), ("ternary", "phone"), ("ternary", "phone-small")),
-    ),
-    "mnist": Recipe("mnist", 20_000, 500, 16, 0.1, 5, 8, 10, (("binary", "mcu"), ("ternary", "mcu"))),
-    "cifar10": Recipe(
-        "cifar10", None, 300, 32, 4 / 255, 5, 5, 5,
-        (("ternary", "mcu"), ("ternary", "phone-small"), ("ternary", "ethos-u")), (60, 300),
-    ),
-}  # fmt: skip
-BATCH, RATE, SEED = 64, 0.003, 0
-RATIO = {0: 0.5, 1: 0.75, 2: 1.0}
-_CLEAN_OF_SQUARE = "clean of Square's images"
+FILES = {
+    "digits": Files((("binary", "mcu"), ("ternary", "mcu"), ("ternary", "phone"), ("ternary", "phone-small"))),
+    "mnist": Files((("binary", "mcu"), ("ternary", "mcu"))),
+    "cifar10": Files((("binary", "mcu"), ("ternary", "mcu"), ("ternary", "phone-small"), ("ternary", "ethos-u"))),
+}
+SOURCE, SEED = "AF", 0
 FOLDER = Path(__file__).resolve().parents[1] / "tflite_models"
 
 
-def load(recipe: Recipe, path: str | None):
-    """The data set, cut to the recipe's numbers of images."""
-    data = esq.data.load(recipe.data, path)
-    return dataclasses.replace(
-        data,
-        x_train=data.x_train[: recipe.train],
-        y_train=data.y_train[: recipe.train],
-        x_test=data.x_test[: recipe.test],
-        y_test=data.y_test[: recipe.test],
-    )
-
-
-def train(recipe: Recipe, data, name: str, network, epochs: int, objective: str, work: Path):
-    """The trained ErrorSilencedModel, from its checkpoint as far as it goes; and the seconds that this took."""
-    attack = esq.attacks.PGD(eps=recipe.eps, step_size=recipe.eps / 4, steps=recipe.steps)
-    model = esq.ErrorSilencedModel(network, attack=attack, objective=objective, seed=SEED, name=name)
-    steps = esq.data.steps_per_epoch(len(data.x_train), BATCH)
-    rate = tf_keras.optimizers.schedules.CosineDecay(RATE, epochs * steps)
-    model.compile(tf_keras.optimizers.Adam(rate), "sparse_categorical_crossentropy", metrics=["accuracy"])
-    backup = Backup(work / name)
-    done = backup.restore(model)
-    callbacks = [backup] if objective == "adversarial" else [esq.QuantizationRatio(RATIO), backup]
-    stream = esq.data.pipeline(data.x_train, data.y_train, BATCH, augment=data.augment, seed=SEED, first_epoch=done)
-    start = time.time()
-    model.fit(stream, steps_per_epoch=steps, epochs=epochs, initial_epoch=done, verbose=2, callbacks=callbacks)
-    seconds = time.time() - start
-    note = work / name / "seconds.txt"
-    seconds += float(note.read_text()) if note.exists() and done else 0.0
-    note.write_text(f"{seconds:.0f}")
-    return model, seconds
-
-
-def evaluate(recipe: Recipe, data, model, work: Path):
-    """The report of the Keras model under PGD and AutoAttack, with its adversarial images."""
-    eps = recipe.eps
-    attacks = {
-        "PGD": esq.attacks.PGD(eps=eps, step_size=eps / 8, steps=40, restarts=3),
-        "AutoAttack": esq.attacks.AutoAttack(eps=eps),
+def measured(results: Any, name: str) -> dict[str, float]:
+    """Accuracies of a network of the experiment, of the seed that is published."""
+    white, ensemble = results.of(name, "attacks")[SEED], results.of(name, "ensemble")[SEED]
+    counts = {
+        "clean": (white["correct"]["clean"], white["n"]),
+        "PGD": (white["correct"]["worst L-inf"], white["n"]),
+        "AutoAttack": (ensemble["correct"]["AutoAttack"], ensemble["n"]),
     }
-    return esq.evaluate_robustness(
-        model, data.x_test, data.y_test, attacks=attacks, seed=SEED, keep_examples=True, cache=work / "cache"
-    )
+    return {key: round(right / n, 4) for key, (right, n) in counts.items()}
 
 
-def file_accuracy(file, data, images) -> float:
-    """Share of test images that the file gets right, and on which `images` don't fool it."""
-    right = file.predict(data.x_test).argmax(axis=1) == data.y_test
-    return float(np.mean(right & (file.predict(images).argmax(axis=1) == data.y_test)))
+def attacked(recipe: Files, data: Any, attack: Any, model: Any, file: Any) -> dict[str, float]:
+    """Accuracies of the file on the images that attack it."""
+    few, square = slice(0, recipe.images), esq.attacks.Square(eps=attack.eps, query_budget=recipe.queries)
+    settings: dict[str, Any] = {"seed": SEED, "batch_size": 100}
+    x, y = data.x_test[few], data.y_test[few]
+    against_keras = esq.attacks.Transfer(source_model=model, attack=attack)
+    report = esq.evaluate_robustness(file, x, y, attacks={"AutoAttack": against_keras, "Square": square}, **settings)
+    return {name: round(report.accuracy(name), 4) for name in ("clean", "AutoAttack", "Square", "worst case")}
 
 
-def describe(recipe: Recipe, data, model, report, file, seconds: float) -> dict:
+def facts_of(name: str, recipe: Files, data: Any, results: Any, model: Any, file: Any) -> dict[str, Any]:
     """The facts of a file's card."""
-    images, queries = recipe.square
-    few, square = slice(0, images), esq.attacks.Square(eps=recipe.eps, query_budget=queries)
-    black_box = esq.evaluate_robustness(
-        file, data.x_test[few], data.y_test[few], attacks={"Square": square}, seed=SEED, progress=False
-    )
+    table = results.config.evaluation.parts["ensemble"].attack
+    attack = build_attack(table, data.bounds)
     content = Path(file.path).read_bytes()
+    right = file.predict(data.x_test).argmax(axis=1) == data.y_test
     return {
-        "data": recipe.data,
-        "recipe": dataclasses.asdict(recipe) | {"files": None},
+        "data": results.config.data.name,
+        "network": results.config.network.name,
+        "options": results.config.network.options,
+        "recipe": results.config.recipe(name).what,
+        "eps": table["eps"],
         "target": file.metadata["target"],
         "bits": file.metadata["bits"],
         "bytes": len(content),
         "sha256": hashlib.sha256(content).hexdigest(),
         "runtime": file.runtime,
         "training_images": len(data.x_train),
-        "test_images": len(data.x_test),
-        "seconds": round(seconds),
-        "keras": {name: round(report.accuracy(name), 4) for name in ("clean", "PGD", "AutoAttack")},
+        "experiment": {
+            "images": results.of(name, "attacks")[SEED]["n"],
+            "minutes": round(results.seconds[name] / 60, 1),
+        },
+        "float": measured(results, SOURCE),
+        "keras": measured(results, name),
         "file": {
-            "clean": round(file_accuracy(file, data, data.x_test), 4),
-            "PGD": round(file_accuracy(file, data, report.x_adv["PGD"]), 4),
-            "AutoAttack": round(file_accuracy(file, data, report.x_adv["AutoAttack"]), 4),
-            _CLEAN_OF_SQUARE: round(black_box.accuracy("clean"), 4),
-            "Square": round(black_box.accuracy("Square"), 4),
+            "all": {"images": len(data.x_test), "clean": round(float(np.mean(right)), 4)},
+            "attacked": {
+                "images": recipe.images,
+                "queries": recipe.queries,
+                **attacked(recipe, data, attack, model, file),
+            },
         },
     }
 
 
-def card(name: str, facts: dict) -> str:
+def card(title: str, facts: dict[str, Any]) -> str:
     """The Markdown card of a file; its last block is the same as JSON, for programs."""
-    recipe, keras, file = facts["recipe"], facts["keras"], facts["file"]
-    images, queries = recipe["square"]
     bits = sorted(set(facts["bits"].values()))
+    options = ", ".join(f"{name}={value}" for name, value in facts["options"].items())
+    whole, few, experiment = facts["file"]["all"], facts["file"]["attacked"], facts["experiment"]
+
+    def percent(figures: dict[str, float], *names: str) -> str:
+        return " | ".join(f"{100 * figures[name]:.1f}" for name in names)
+
+    keras_columns = ("clean", "PGD", "AutoAttack")
     lines = [
-        f"# {name}.tflite",
+        f"# {title}.tflite",
         "",
-        f'`small_cnn(width={recipe["width"]})` for {facts["data"]}, target "{facts["target"]}", weights of '
+        f'`{facts["network"]}({options})` for {facts["data"]}, target "{facts["target"]}", weights of '
         f"{' and '.join(f'{b:g}' for b in bits)} bits, {facts['bytes']:,} bytes. Made by "
-        "`examples/build_tflite_models.py`.",
+        '`examples/build_tflite_models.py` from the first seed of the preset "frontier".',
         "",
-        f"- Data: {facts['data']}, {facts['training_images']:,} training images, {facts['test_images']} test images.",
-        f"- Recipe: float network {recipe['float_epochs']} epochs on PGD-{recipe['steps']} images of eps "
-        f"{recipe['eps']:.4g}, then error-silenced {recipe['epochs']} epochs (logit pairing), Adam {RATE} with a "
-        f"cosine schedule, batch {BATCH}, seed {SEED}; {facts['seconds']} seconds of training.",
+        f"- Recipe: {facts['recipe']}; {facts['training_images']:,} training images, {experiment['minutes']} minutes "
+        "from AF on.",
         "- Input: images in [0, 1]; output: logits. Quantized to int8 unless the target has float activations.",
         f"- sha256: `{facts['sha256']}`",
         "",
-        f"Accuracy in %, attacks L-inf with eps {recipe['eps']:.4g}. The file is given the images that were made "
-        f"against the Keras model; Square ({queries} queries) attacks the file itself ({facts['runtime']}), on "
-        f"{images} images, of which it gets {100 * file[_CLEAN_OF_SQUARE]:.1f} right unattacked.",
+        f"Attacks: L-inf, eps {facts['eps']}. The Keras models, on the first {experiment['images']:,} test images (%):",
         "",
-        "| | clean | PGD-40 x 3 | AutoAttack | Square on the file |",
-        "|---|---:|---:|---:|---:|",
-        f"| Keras | {100 * keras['clean']:.1f} | {100 * keras['PGD']:.1f} | {100 * keras['AutoAttack']:.1f} | - |",
-        f"| file | {100 * file['clean']:.1f} | {100 * file['PGD']:.1f} | {100 * file['AutoAttack']:.1f} | "
-        f"{100 * file['Square']:.1f} |",
+        "| | clean | PGD-20, two losses | AutoAttack |",
+        "|---|---:|---:|---:|",
+        f"| AF, the float network that it comes from | {percent(facts['float'], *keras_columns)} |",
+        f"| this network | {percent(facts['keras'], *keras_columns)} |",
+        "",
+        f"The file itself ({facts['runtime']}): {100 * whole['clean']:.1f} % of {whole['images']:,} test images. On "
+        f"the first {few['images']} (%), given the images that AutoAttack made against the Keras model, and attacked "
+        f"by Square ({few['queries']} queries), which sees nothing but its answers:",
+        "",
+        "| clean | AutoAttack's images | Square | worst of both |",
+        "|---:|---:|---:|---:|",
+        f"| {percent(few, 'clean', 'AutoAttack', 'Square', 'worst case')} |",
         "",
         "```json",
         json.dumps(facts, indent=1),
@@ -184,21 +150,15 @@ def card(name: str, facts: dict) -> str:
     return "\n".join(lines)
 
 
-def build(name: str, recipe: Recipe, path: str | None, work: Path, out: Path) -> None:
-    """All files of one recipe, with their cards."""
-    data = load(recipe, path)
-    tf_keras.utils.set_random_seed(SEED)
-    network = esq.models.small_cnn(data.input_shape, data.classes, recipe.width)
-    robust, seconds = train(recipe, data, f"{name}_float", network, recipe.float_epochs, "adversarial", work)
-    trained = {}
-    for weights, target in recipe.files:
-        if weights not in trained:
-            low_bit = esq.quantize_model(robust, weights)
-            model, more = train(recipe, data, f"{name}_{weights}", low_bit, recipe.epochs, "pairing", work)
-            trained[weights] = model, evaluate(recipe, data, model, work), seconds + more
-            print(trained[weights][1].table())
-        model, report, total = trained[weights]
-        title = f"{name}_{weights}_{target}"
+def build(folder: Path, data_path: str | None, out: Path) -> None:
+    """All files of one experiment, with their cards."""
+    results = esq.experiment.read_results(folder)
+    config = results.config
+    data = load_data(config, data_path)
+    recipe = FILES[config.data.name]
+    for name, target in recipe.files:
+        model = trained(folder / f"seed-{SEED}", name)
+        title = f"{config.data.name}_{name}_{target}"
         file = esq.convert(
             model,
             out / f"{title}.tflite",
@@ -206,27 +166,22 @@ def build(name: str, recipe: Recipe, path: str | None, work: Path, out: Path) ->
             calibration=data.x_train[:200],
             bounds=data.bounds,
             labels=data.class_names,
-            report=report,
+            report=esq.RobustnessReport.from_json(folder / f"seed-{SEED}" / name / REPORT),
         )
-        facts = describe(recipe, data, model, report, file, total)
-        (out / f"{title}.md").write_text(card(title, facts))
-        print(title, facts["bytes"], facts["keras"], facts["file"])
+        facts = facts_of(name, recipe, data, results, model, file)
+        (out / f"{title}.md").write_text(card(title, facts), encoding="utf-8")
+        print(title, facts["bytes"], facts["keras"], facts["file"]["attacked"])
 
 
 def main() -> None:
     """Build what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--mnist", help="MNIST's files, see esq.data.load")
-    parser.add_argument("--cifar10", help="CIFAR-10's files, see esq.data.load")
-    parser.add_argument("--only", choices=RECIPES, nargs="+", help="default: digits, and those whose files are given")
-    parser.add_argument("--work", type=Path, default=Path("runs/tflite_models"), help="checkpoints (%(default)s)")
+    parser.add_argument("folder", type=Path, help='of an experiment with the preset "frontier"')
+    parser.add_argument("--data-path", metavar="PATH", help="where the data set's own files are")
     parser.add_argument("--out", type=Path, default=FOLDER, help="folder for the files (%(default)s)")
     arguments = parser.parse_args()
-    paths = {"digits": None, "mnist": arguments.mnist, "cifar10": arguments.cifar10}
-    wanted = arguments.only or [name for name, path in paths.items() if path or name == "digits"]
     arguments.out.mkdir(parents=True, exist_ok=True)
-    for name in wanted:
-        build(name, RECIPES[name], paths[name], arguments.work, arguments.out)
+    build(arguments.folder, arguments.data_path, arguments.out)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """A training that was stopped goes on to the same weights, bit for bit."""
 
+import functools
 import resource
 import signal
 import subprocess
@@ -8,6 +9,7 @@ import time
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import keras_esq as esq
 from keras_esq import cli
@@ -109,6 +111,50 @@ def test_order_of_arrays(digits):
         assert ("val_loss" in history) == ("validation_split" in one)
     with pytest.raises(ValueError, match="validation_split"):
         fit(model, digits, epochs=1, validation_split=1.5)
+
+
+def test_arrays_are_streamed_without_a_tuner(digits, monkeypatch):
+    """tf.data's tuner sleeps up to a minute, and what closes an iterator, as the end of an epoch does, waits for it."""
+    given = {}
+    for name in ("fit", "evaluate"):
+
+        @functools.wraps(getattr(keras.Model, name))
+        def spy(self, *, name=name, **arguments):
+            given[name] = arguments
+
+        monkeypatch.setattr(keras.Model, name, spy)
+    model = make()
+    x, y = digits.x_train[:20], digits.y_train[:20]
+    model.fit(x, y, batch_size=8, validation_data=(x, y))
+    model.evaluate(x, y)
+    streams = [given["fit"]["x"], given["fit"]["validation_data"], given["evaluate"]["x"], esq.data.pipeline(x, y, 8)]
+    assert [stream.options().autotune.enabled for stream in streams] == [False] * 4
+    assert [len(batch) for batch, _ in streams[1]] == [8, 8, 4]
+    # What is no array on a single device is left to Keras.
+    for validation in (tf.data.Dataset.from_tensors((x, y)), None):
+        model.fit(x, y, validation_data=validation)
+        assert given["fit"]["validation_data"] is validation
+    model.evaluate(x, y, steps=2)
+    assert given["evaluate"]["x"] is x
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_validation_figures_are_keras_own(digits, weighted):
+    """Those that Keras computes from the arrays themselves, batch by batch."""
+    model = make()
+    x, y = digits.x_train[:30], digits.y_train[:30]
+    weight = np.linspace(0, 2, 30).astype(np.float32) if weighted else None
+    fit(model, digits, epochs=1)
+    expected = keras.Model.evaluate(model, x, y, batch_size=7, sample_weight=weight, verbose=0, return_dict=True)
+    found = model.evaluate(x, y, 7, sample_weight=weight, verbose=0, return_dict=True)
+    assert found == pytest.approx(expected, rel=1e-5)
+    model.optimizer.learning_rate.assign(0.0)
+    validation = (x, y, weight) if weighted else (x, y)
+    rows = fit(model, digits, epochs=1, validation_data=validation, validation_batch_size=7).history
+    now = keras.Model.evaluate(model, x, y, batch_size=7, sample_weight=weight, verbose=0, return_dict=True)
+    assert {key: rows[f"val_{key}"][0] for key in now} == pytest.approx(now, rel=1e-5)
+    with pytest.raises(ValueError, match="finite"):
+        fit(model, digits, epochs=1, validation_data=(np.full_like(x, np.nan), y))
 
 
 def test_validation_split_is_keras_own(digits):

@@ -45,6 +45,15 @@ def test_errors_are_one_line_and_exit_with_1(tmp_path, capsys):
     assert cli.main(["demo", "--seed", "-1", "--out", str(tmp_path / "x")]) == 1
 
 
+@pytest.mark.parametrize("option", [["--pairing-weight", "0.3"], ["--distance", "l1"]])
+def test_pairing_options_need_an_objective_that_pairs(option, tmp_path, capsys):
+    command = ["train", "small_cnn", "--data", "digits", "--objective", "adversarial", "--out", str(tmp_path / "run")]
+    assert cli.main([*command, *option]) == 1
+    error = capsys.readouterr().err
+    assert option[0] in error
+    assert "--objective adversarial" in error
+
+
 def test_demo_goes_the_whole_way(tmp_path, capsys, monkeypatch):
     """The demo with small networks and few epochs; `make slow` runs it as it is."""
     from keras_esq import demo

@@ -133,14 +133,19 @@ def _model(arguments: argparse.Namespace, data: Any) -> Any:
             "Expected --teacher MODEL, a robust float model, with --objective distillation and no other. Received "
             f"--objective {objective} {'with' if arguments.teacher else 'without'} --teacher."
         )
-    if arguments.pairing_weight is not None:
-        pairing["weight"] = arguments.pairing_weight
-    if arguments.distance is not None:
-        pairing["distance"] = arguments.distance
-    step_size = arguments.eps / 4 if arguments.step_size is None else arguments.step_size
-    attack = PGD(eps=arguments.eps, step_size=step_size, steps=arguments.steps, norm=arguments.norm, bounds=data.bounds)
     teacher = {"teacher": load_model(arguments.teacher)} if arguments.teacher else {}
     rule = build(objective, **teacher)
+    for option, key in (("pairing_weight", "weight"), ("distance", "distance")):
+        value = getattr(arguments, option)
+        if value is not None:
+            if not rule.pairs:
+                raise ValueError(
+                    f"Expected --{option.replace('_', '-')} with an objective that pairs, adversarial_pairing or "
+                    f"pairing. Received --objective {objective}. Leave it out, or choose one of them."
+                )
+            pairing[key] = value
+    step_size = arguments.eps / 4 if arguments.step_size is None else arguments.step_size
+    attack = PGD(eps=arguments.eps, step_size=step_size, steps=arguments.steps, norm=arguments.norm, bounds=data.bounds)
     model = ErrorSilencedModel(
         network,
         attack=None if objective == "natural" else attack,

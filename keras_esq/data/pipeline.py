@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from keras_esq._checks import as_float_array, check_count, check_seed
+from keras_esq._datasets import AHEAD, untuned
 from keras_esq.data.augment import AUGMENTATIONS, Augmentation, augmented, get_augmentation
 
 
@@ -72,10 +73,8 @@ def pipeline(
         return augmented(chosen, augmentation, key) if active else chosen, tf.gather(labels, indices)
 
     epochs = tf.data.Dataset.counter(first_epoch).flat_map(epoch)
-    endless = epochs.map(batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    return endless.prefetch(tf.data.AUTOTUNE).apply(
-        tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
-    )
+    endless = epochs.map(batch, num_parallel_calls=AHEAD, deterministic=True).prefetch(AHEAD)
+    return untuned(endless.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)))
 
 
 def steps_per_epoch(n: int, batch_size: int = 128) -> int:

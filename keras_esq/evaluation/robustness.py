@@ -106,7 +106,8 @@ def evaluate_robustness(
     right = np.flatnonzero(clean)
     batches = [right[i : i + batch_size] for i in range(0, len(right), batch_size)]
     store = None if cache is None else BatchCache(cache, classifier, images, scores)
-    with tqdm(total=len(named) * len(batches), disable=not progress, unit="batch") as bar:
+    # Within another bar it goes when it is done.
+    with tqdm(total=len(named) * len(batches), disable=not progress, unit="batch", leave=None) as bar:
         for name, attack in named.items():
             bar.set_description(name)
             x_adv, answer, seconds, queries = images.copy(), predicted[CLEAN].copy(), 0.0, []

@@ -145,7 +145,6 @@ class Evaluator:
             batch_size=self.config.evaluation.batch_size,
             seed=self.seed,
             cache=self._folder / name / CACHE,
-            progress=False,
             keep_examples=keep,
         )
 

@@ -19,7 +19,7 @@ from keras_esq.training.attack_twin import make_twin
 from keras_esq.training.heads import loss_for_head, metrics_for_head, trace_head
 from keras_esq.training.lipschitz import Orthogonality, check_regularizer
 from keras_esq.training.objectives import Objective, as_objective
-from keras_esq.training.order import repeatable
+from keras_esq.training.order import evaluate_batches, fit_batches
 from keras_esq.training.pairing import as_pairings
 from keras_esq.training.step import Step, correct, logs, perturb
 from keras_esq.training.taps import tap
@@ -233,7 +233,7 @@ class ErrorSilencedModel(keras.Model):
         """
         with fit_arguments(x, args, kwargs) as (x, args, kwargs):
             self._check_arrays(x, y)
-            arguments = repeatable(super().fit, self, x, y, args, kwargs)
+            arguments = fit_batches(super().fit, self, x, y, args, kwargs, self._check_arrays)
             self.regularizer_factor.assign(1.0)  # an interrupted WarmUp left another
             with data_checks.explained():
                 return super().fit(**arguments)
@@ -242,8 +242,9 @@ class ErrorSilencedModel(keras.Model):
         """As Model.evaluate, with `adversarial_accuracy` if there is a `validation_attack`. Raises as `fit` does."""
         with fit_arguments(x, args, kwargs) as (x, args, kwargs):
             self._check_arrays(x, y)
+            arguments = evaluate_batches(super().evaluate, self, x, y, args, kwargs)
             with data_checks.explained():
-                return super().evaluate(x, y, *args, **kwargs)
+                return super().evaluate(**arguments)
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compile as a saved model was; Keras leaves that to models with a `compile` of their own."""

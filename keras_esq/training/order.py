@@ -1,54 +1,115 @@
-"""The order of the training images, as a function of the training's own random numbers."""
+"""Arrays as batches: training images in an order that follows from the training's own random numbers."""
 
 from __future__ import annotations
 
 import inspect
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from keras_esq._datasets import AHEAD, untuned
 from keras_esq._keras import keras
 
 # Folded into the seed of a step, where 0 is the partition's and 1 the attack's.
 _ORDER = 2
+_KERAS_BATCH = 32
+
+Check = Callable[[Any, Any], None]
 
 
-def repeatable(fit: Any, model: Any, x: Any, y: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of Model.fit, with shuffled arrays replaced by the same batches in a repeatable order.
+def fit_batches(
+    fit: Any, model: Any, x: Any, y: Any, args: tuple[Any, ...], kwargs: dict[str, Any], check: Check
+) -> dict[str, Any]:
+    """The arguments of Model.fit, with arrays replaced by the same batches, shuffled ones in a repeatable order.
 
     Keras shuffles arrays by a generator that starts anew with each process, so that a training which is continued sees
     another order than one that was never interrupted. Here the order of an epoch follows from `model.random_state`,
-    which checkpoints keep. Everything but shuffled arrays on a single device is left to Keras.
+    which checkpoints keep. Everything but arrays on a single device is left to Keras.
 
     Args:
         fit: the method whose signature the arguments have.
         model: an ErrorSilencedModel.
         x, y, args, kwargs: as `fit` was called.
+        check: called with the images and labels of validation arrays.
 
     Raises:
         ValueError: for a `validation_split` that is no share.
     """
-    bound = inspect.signature(fit).bind(x, y, *args, **kwargs)
+    given = _arguments(fit, x, y, args, kwargs)
+    size = given["batch_size"]
+    if not _is_distributed(model):
+        given |= _training_batches(given, model.random_state)
+        given |= _validation_batches(given, size, check)
+    return given
+
+
+def evaluate_batches(
+    evaluate: Any, model: Any, x: Any, y: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> dict[str, Any]:
+    """The arguments of Model.evaluate, with arrays on a single device replaced by the same batches."""
+    given = _arguments(evaluate, x, y, args, kwargs)
+    parts = _arrays(x, y, given["sample_weight"])
+    if given["steps"] is not None or not parts or _is_distributed(model):
+        return given
+    return {**given, "x": batches_of(parts, given["batch_size"]), "y": None, "sample_weight": None, "batch_size": None}
+
+
+def _arguments(method: Any, x: Any, y: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """All arguments of a call by their names, defaults included."""
+    bound = inspect.signature(method).bind(x, y, *args, **kwargs)
     bound.apply_defaults()
     given = dict(bound.arguments)
-    arrays = all(isinstance(part, np.ndarray) or tf.is_tensor(part) for part in (x, y))
-    alone = not isinstance(model.distribute_strategy, _DISTRIBUTED) and given["steps_per_epoch"] is None
-    if not arrays or not alone or given["shuffle"] is not True or not len(x):
-        return given
-    weight = given["sample_weight"]
-    parts = [part if tf.is_tensor(part) else np.asarray(part) for part in (x, y, weight) if part is not None]
+    others = given.pop("kwargs", {})
+    return {**given, **others}
+
+
+def _training_batches(given: dict[str, Any], random_state: tf.Variable) -> dict[str, Any]:
+    """What changes in the arguments of `fit` if they are shuffled arrays."""
+    parts = _arrays(given["x"], given["y"], given["sample_weight"])
+    if given["steps_per_epoch"] is not None or given["shuffle"] is not True or not parts:
+        return {}
     split = float(given["validation_split"] or 0)
     if not 0 <= split < 1:
         raise ValueError(f"Expected validation_split from 0 to below 1, a share of the data. Received: {split}.")
+    changed: dict[str, Any] = {"y": None, "sample_weight": None, "batch_size": None, "validation_split": 0.0}
     if split and given["validation_data"] is None:
         # As Keras does it: the last ones, before shuffling.
-        at = math.floor(len(x) * (1 - split))
-        given["validation_data"] = tuple(part[at:] for part in parts)
+        at = math.floor(len(parts[0]) * (1 - split))
+        changed["validation_data"] = tuple(part[at:] for part in parts)
         parts = [part[:at] for part in parts]
-    batches = ordered_batches(parts, given["batch_size"] or 32, model.random_state)
-    return {**given, "x": batches, "y": None, "sample_weight": None, "batch_size": None, "validation_split": 0.0}
+    return {**changed, "x": ordered_batches(parts, given["batch_size"], random_state)}
+
+
+def _validation_batches(given: dict[str, Any], batch_size: int | None, check: Check) -> dict[str, Any]:
+    """What changes in the arguments of `fit` if the validation data are arrays."""
+    data = given["validation_data"]
+    if given["validation_steps"] is not None or not isinstance(data, tuple | list) or not 2 <= len(data) <= 3:
+        return {}
+    parts = _arrays(*data)
+    if not parts:
+        return {}
+    check(*parts[:2])
+    size = given["validation_batch_size"] or batch_size
+    return {"validation_data": batches_of(parts, size), "validation_batch_size": None}
+
+
+def batches_of(parts: list[Any], batch_size: int | None) -> Any:
+    """A tf.data.Dataset of batches of `parts`, arrays (n, ...) that belong together, as they stand."""
+    return _gathered(tf.data.Dataset.range(len(parts[0])), parts, batch_size)
+
+
+def _arrays(x: Any, y: Any, weight: Any = None) -> list[Any]:
+    """Images, labels and, if there are any, weights, if they are arrays and not empty; else nothing."""
+    if not all(isinstance(part, np.ndarray) or tf.is_tensor(part) for part in (x, y)) or not len(x):
+        return []
+    return [part if tf.is_tensor(part) else np.asarray(part) for part in (x, y, weight) if part is not None]
+
+
+def _is_distributed(model: Any) -> bool:
+    return isinstance(model.distribute_strategy, _DISTRIBUTED)
 
 
 _DISTRIBUTED = (
@@ -60,23 +121,29 @@ _DISTRIBUTED = (
 )
 
 
-def ordered_batches(parts: list[Any], batch_size: int, random_state: tf.Variable) -> Any:
+def ordered_batches(parts: list[Any], batch_size: int | None, random_state: tf.Variable) -> Any:
     """A tf.data.Dataset of one epoch: tuples of batches of `parts`, in an order drawn when the epoch begins.
 
     Args:
         parts: arrays (n, ...) that belong together; floating ones are cast to Keras' floatx.
-        batch_size: samples a batch; the last one has what is left.
+        batch_size: samples a batch, None for Keras' 32; the last one has what is left.
         random_state: int32 (2,), seed and training steps so far.
     """
     n = len(parts[0])
-    with tf.device("CPU"):  # all the data would not fit beside a network
-        tensors = [tf.convert_to_tensor(part) for part in parts]
-        tensors = [tf.cast(t, keras.backend.floatx()) if t.dtype.is_floating else t for t in tensors]
 
     def order(_: Any) -> Any:
         seed = tf.random.experimental.stateless_fold_in(random_state.read_value(), _ORDER)
         return tf.argsort(tf.random.stateless_uniform([n], seed, None, None, tf.int32), stable=True)
 
-    indices = tf.data.Dataset.from_tensors(0).map(order).unbatch().batch(batch_size)
-    batches = indices.map(lambda chosen: tuple(tf.gather(t, chosen) for t in tensors))
-    return batches.prefetch(tf.data.AUTOTUNE).apply(tf.data.experimental.assert_cardinality(-(-n // batch_size)))
+    return _gathered(tf.data.Dataset.from_tensors(0).map(order).unbatch(), parts, batch_size)
+
+
+def _gathered(indices: Any, parts: list[Any], batch_size: int | None) -> Any:
+    """The samples of `parts` in the order of the dataset `indices`, which has each once, as batches."""
+    size = batch_size or _KERAS_BATCH
+    with tf.device("CPU"):  # all the data would not fit beside a network
+        tensors = [tf.convert_to_tensor(part) for part in parts]
+        tensors = [tf.cast(t, keras.backend.floatx()) if t.dtype.is_floating else t for t in tensors]
+    batches = indices.batch(size).map(lambda chosen: tuple(tf.gather(t, chosen) for t in tensors))
+    count = -(-len(parts[0]) // size)
+    return untuned(batches.prefetch(AHEAD).apply(tf.data.experimental.assert_cardinality(count)))
