@@ -51,7 +51,7 @@ def mart_terms(z, a, t, y):
 # Objective, and (data term, regularizer) sample by sample.
 TABLE = {
     "pairing": (training.Pairing(), lambda z, a, t, y: (ce(z, y), 0.3 * ((z - a) ** 2).sum(1))),
-    "the default": (None, lambda z, a, t, y: ((ce(z, y) + ce(a, y)) / 2, 0.1 * ((z - a) ** 2).sum(1))),
+    "the default": (None, lambda z, a, t, y: (ce(a, y), 0.1 * ((z - a) ** 2).sum(1))),
     "pairing, a share on x_adv": (
         training.Pairing(adversarial_share=0.3),
         lambda z, a, t, y: (0.7 * ce(z, y) + 0.3 * ce(a, y), 0.3 * ((z - a) ** 2).sum(1)),

@@ -126,6 +126,12 @@ def test_warm_up_ramps_without_a_new_trace(images):
         (lambda: (plain_compiled("sgd"), training.WeightAverage()), ValueError, "use_ema=True"),
         (lambda: training.WeightAverage(np.full((2, 8, 8, 3), np.nan)), ValueError, "NaN"),
         (lambda: training.reestimate_batchnorm(tiny(), np.zeros((2, 8, 8, 1))), ValueError, "shape"),
+        (lambda: training.reestimate_batchnorm(tiny(), np.zeros((2, 8, 8, 3)), y=[0, 1]), TypeError, "ErrorSilenced"),
+        (
+            lambda: training.reestimate_batchnorm(compiled(tiny(), "natural"), np.zeros((2, 8, 8, 3)), y=[0]),
+            ValueError,
+            "one label per image",
+        ),
         (lambda: training.reestimate_batchnorm("net", np.zeros((2, 8, 8, 1))), TypeError, "tf_keras.Model"),
     ],
 )
@@ -171,6 +177,31 @@ def test_batchnorm_statistics_are_means_over_the_batches(images, bits, tolerance
     training.reestimate_batchnorm(net(), images)  # has none
 
 
+@pytest.mark.parametrize("objective", ["natural", "adversarial", "pairing"])
+def test_batchnorm_statistics_of_a_training_step(images, objective):
+    """With labels: of what the objective passes on, x, x_adv or both, against numpy; nothing else changes."""
+    low_bit = esq.quantize_model(tiny(), "ternary")
+    attack = esq.attacks.FGSM(eps=0.2)
+    model = compiled(low_bit, objective, 0.1, attack=None if objective == "natural" else attack)
+    model.fit(images, Y, verbose=0)
+    esq.quantize.set_ratio(low_bit, 0.5)
+    norm = next(m for m in low_bit.submodules if isinstance(m, keras.layers.BatchNormalization))
+    # The cache of a model that was attacked must not be in the way.
+    x_adv = attack(low_bit, images, Y)
+    passed = {"natural": [images], "adversarial": [x_adv], "pairing": [images, x_adv]}[objective]
+    before = {w.name: w.numpy() for w in low_bit.weights}
+    iterations = int(model.optimizer.iterations)
+    training.reestimate_batchnorm(model, images, y=Y)
+    conv = keras.Model(low_bit.inputs, low_bit.get_layer("conv").output)
+    out = conv(np.concatenate(passed)).numpy().astype(np.float64)
+    count = out.size // out.shape[-1]
+    np.testing.assert_allclose(norm.moving_mean, out.mean((0, 1, 2)), atol=1e-4)
+    np.testing.assert_allclose(norm.moving_variance, out.var((0, 1, 2)) * count / (count - 1), rtol=1e-3)
+    changed = {w.name for w in low_bit.weights if not np.array_equal(w, before[w.name])}
+    assert changed == {norm.moving_mean.name, norm.moving_variance.name}
+    assert int(model.optimizer.iterations) == iterations
+
+
 class Watch(keras.callbacks.Callback):
     """The weights after each step."""
 
@@ -214,6 +245,23 @@ def test_weight_average(digits, tmp_path):
     averaged(digits, 1, tmp_path)
     resumed, _, _ = averaged(digits, 2, tmp_path)
     assert same(model, resumed)
+
+
+def test_the_best_epoch_of_an_average_is_the_average(digits, tmp_path):
+    """An experiment's `restore_best` keeps the weights that were validated, not those that are trained."""
+    from keras_esq.experiment.train import Best
+
+    low_bit = esq.quantize_model(small(3, seed=3), "ternary")
+    attack = esq.attacks.FGSM(eps=0.1)
+    model = esq.ErrorSilencedModel(low_bit, attack=attack, objective="adversarial", validation_attack=attack, seed=7)
+    model.compile(keras.optimizers.Adam(0.05, use_ema=True, ema_momentum=0.8), "sparse_categorical_crossentropy")
+    x, y = digits.x_train[:N], digits.y_train[:N]
+    best = Best(tmp_path / "best.npz", "val_adversarial_accuracy")
+    average = training.WeightAverage(x, y, batch_size=N)
+    options = {"epochs": 3, "batch_size": 24, "verbose": 0, "callbacks": [best, average, esq.QuantizationRatio("full")]}
+    history = model.fit(x, y, validation_data=(x, y), **options).history
+    found = model.evaluate(x, y, verbose=0, return_dict=True)["adversarial_accuracy"]
+    assert found == pytest.approx(max(history["val_adversarial_accuracy"]), abs=1.5 / N)
 
 
 # The Lipschitz regularizer.

@@ -71,6 +71,11 @@ class Best(keras.callbacks.Callback):
     def __init__(self, path: Path, figure: str) -> None:
         super().__init__()
         self._path, self._figure = path, figure
+        self._validated: list[Any] = []
+
+    def on_test_end(self, logs: Any = None) -> None:
+        """Remember the weights that were validated: of a `WeightAverage` those are not the ones that are trained."""
+        self._validated = self.model.network.get_weights()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Keep the weights if they are better."""
@@ -83,7 +88,7 @@ class Best(keras.callbacks.Callback):
                 if value <= kept["value"]:
                     return
         with atomic_path(self._path) as path, path.open("wb") as file:
-            arrays = {f"w{number}": weight for number, weight in enumerate(self.model.network.get_weights())}
+            arrays = {f"w{number}": weight for number, weight in enumerate(self._validated)}
             np.savez(file, value=value, epoch=epoch, **arrays)
 
     def on_train_end(self, logs: Any = None) -> None:
@@ -134,7 +139,8 @@ def _fit(model: ErrorSilencedModel, recipe: Recipe, config: Config, data: Datase
             callbacks=[EpochProgress(bar, _shown(recipe)), *callbacks, backup],
         )
     if recipe.reestimate:
-        reestimate_batchnorm(model, data.x_train[:STATISTICS_IMAGES], recipe.batch_size)
+        x, y = _statistics_images(data)
+        reestimate_batchnorm(model, x, recipe.batch_size, y=y)
     # What the last epoch counted is no part of the result, and missing if that epoch was done before an interruption.
     model.reset_metrics()
 
@@ -163,11 +169,16 @@ def _callbacks(recipe: Recipe, model: ErrorSilencedModel, data: Dataset, own: Pa
             attack: Any = model.attack
             settings["eps"] = float(attack.eps)
         callbacks.append(WarmUp(**settings))
-    if recipe.average:
-        callbacks.append(WeightAverage(data.x_train[:STATISTICS_IMAGES], batch_size=recipe.batch_size))
+    # Before the average, which is in place while it is validated.
     if recipe.restore_best:
         callbacks.append(Best(own / BEST, recipe.restore_best))
+    if recipe.average:
+        callbacks.append(WeightAverage(*_statistics_images(data), batch_size=recipe.batch_size))
     return callbacks
+
+
+def _statistics_images(data: Dataset) -> tuple[np.ndarray, np.ndarray]:
+    return data.x_train[:STATISTICS_IMAGES], data.y_train[:STATISTICS_IMAGES]
 
 
 def _shown(recipe: Recipe) -> tuple[str, ...]:

@@ -51,8 +51,8 @@ class ErrorSilencedModel(keras.Model):
             L2 of the logits for "pairing", 0.1 x for "adversarial_pairing".
         objective: a name, or an instance with settings such as esq.training.Trades(beta=3.0). "natural": the compiled
             loss on x (vanilla training). "adversarial": the compiled loss on x_adv. "pairing": the compiled loss on x
-            plus the pairing distances between x and x_adv [ESQ]. "adversarial_pairing": the same with half of the
-            loss on x_adv, more robust in our comparison (benchmarks/results.md). "trades", "mart", and
+            plus the pairing distances between x and x_adv [ESQ]. "adversarial_pairing": the same with the loss
+            on x_adv, more robust in our comparison (benchmarks/results.md). "trades", "mart", and
             RobustDistillation(teacher=...): see esq.training. Default: "pairing" if a pairing is given, so that it is
             [ESQ]'s, else "adversarial_pairing". The attribute `objective` may be set to another one.
         validation_attack: attack for `evaluate` and the validation of `fit`, None for none. The attack of a training
@@ -317,6 +317,20 @@ class ErrorSilencedModel(keras.Model):
             x_adv = perturb(self.network, self.validation_attack, x, labels, tf.constant([0, 0]))
         self.adversarial_accuracy_tracker.update_state(correct(logits_fn(self.network)(x_adv), labels))
         return logs(self, x, y, outputs, sample_weight, (self.adversarial_accuracy_tracker,))
+
+    def passes_of_step(self, x: Any, y: Any, seed: Any) -> None:
+        """The passes in training mode that a step makes, with every filter quantized and no update; graph code.
+
+        They move what such passes move: the statistics of BatchNormalization.
+
+        Args:
+            x, y: a batch, as for `train_step`.
+            seed: of the attack, int32 (2,).
+        """
+        x, labels = self._prepared(x, y)
+        step = Step(self, x, y, labels, None, seed)
+        with frozen_weights(self.network):
+            self._rule.loss(step, self._rule.perturb(step) if self._rule.attacks else None)
 
     def _prepared(self, x: Any, y: Any) -> tuple[Any, Any]:
         """Float images and class ids of a batch, checked."""

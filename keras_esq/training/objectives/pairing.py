@@ -75,13 +75,12 @@ class Pairing(Objective):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AdversarialPairing(Pairing):
-    """`Pairing` with half of the loss on x_adv, what `ErrorSilencedModel` does by default. Alias "adversarial_pairing".
+    """`Pairing` with all of the loss on x_adv, what `ErrorSilencedModel` does by default. Alias "adversarial_pairing".
 
-    With 0.1 x squared L2 of the logits, if the model is given no pairing of its own. Compared on validation images
-    (benchmarks/results.md; binary networks, one seed), 73.5 % of the digits and 82.1 % of MNIST stand all attacks, with
-    [ESQ]'s pairing 68.5 and 78.2 %, with adversarial cross-entropy alone 70.0 and 82.6 %. On CIFAR-10, for which that
-    network was too small, it cost a ternary one 2.4 points of robust and gained 3.7 of clean accuracy over adversarial
-    cross-entropy: try objective="adversarial" too where even the training images are not learnt.
+    With 0.1 x squared L2 of the logits, if the model is given no pairing of its own. Where the network has capacity to
+    spare it is more robust than adversarial cross-entropy alone, elsewhere equal; [ESQ]'s own loss on x alone, and half
+    of it (`adversarial_share=0.5`, Adversarial Logit Pairing's), keep more clean and less robust accuracy: see
+    benchmarks/results.md.
 
     Reference: Kannan et al., "Adversarial Logit Pairing", 2018 (arXiv:1803.06373), there with targeted attacks on
     float networks.
@@ -89,4 +88,4 @@ class AdversarialPairing(Pairing):
 
     default_pairing: ClassVar[LogitPairing] = LogitPairing(weight=0.1)
 
-    adversarial_share: float = 0.5
+    adversarial_share: float = 1.0
