@@ -9,6 +9,7 @@ Absolute times depend on the machine and on what else it does; the ratios of run
 from __future__ import annotations
 
 import argparse
+import os
 import resource
 import statistics
 import subprocess
@@ -21,6 +22,7 @@ import numpy as np
 BATCH, STEPS, EPS = 64, 10, 8 / 255
 EPOCH_SECONDS = 12
 README = Path(__file__).with_name("README.md")
+HEADER = ("| what | median ratio | min - max | goal | absolute |", "|---|---:|---:|---:|---|")
 BEGIN, END = "<!-- train_step -->", "<!-- /train_step -->"
 
 
@@ -229,34 +231,60 @@ def measure_epochs(rounds: int):
     return [(what, [a / b for a, b in pairs], "> 1", f"{tuned:.1f} s / {ours:.1f} s")]
 
 
+def step_seconds(onednn: int) -> float:
+    """Median seconds of a step, in a process whose TensorFlow has its oneDNN kernels on or off."""
+    script = f"import sys; sys.path[0] = {str(Path(__file__).parent)!r}; import train_step; train_step.time_steps()"
+    environment = {**os.environ, "TF_ENABLE_ONEDNN_OPTS": str(onednn)}
+    result = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True, env=environment)
+    return float(result.stdout.split()[-1])
+
+
+def time_steps() -> None:
+    """Run ten steps and print the median of their seconds."""
+    import keras_esq as esq
+
+    step = silenced(esq.quantize_model(net(), "ternary"), STEPS)
+    step()
+    print(statistics.median(seconds(step) for _ in range(10)))
+
+
+def measure_onednn(rounds: int):
+    """Ratio of a step's seconds with TensorFlow's oneDNN kernels to those without; which are on depends on the CPU."""
+    pairs = [(step_seconds(1), step_seconds(0)) for _ in range(rounds)]
+    on, off = (statistics.median(column) for column in zip(*pairs, strict=True))
+    note = f"{1000 * on:.0f} ms / {1000 * off:.0f} ms"
+    return [("step with PGD-10, TF_ENABLE_ONEDNN_OPTS=1 / =0", [a / b for a, b in pairs], "", note)]
+
+
 MEASUREMENTS = {
     "floor": (measure_floor, 40),
     "tracing": (measure_tracing, 3),
     "memory": (measure_memory, 3),
     "epochs": (measure_epochs, 3),
+    "onednn": (measure_onednn, 3),
 }
 
 
 def main() -> None:
-    """Measure and print; write the table unless only a part is measured."""
+    """Measure, print, and write the rows into the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=MEASUREMENTS, help="one measurement; prints, writes nothing")
+    parser.add_argument("--only", choices=MEASUREMENTS, help="one measurement; the table's other rows stay")
     arguments = parser.parse_args()
-    rows = []
+    rows = {}
     for name, (measure, rounds) in MEASUREMENTS.items():
         if arguments.only in (None, name):
             print(f"measuring {name} ...", file=sys.stderr, flush=True)
-            rows += measure(rounds)
-    lines = ["| what | median ratio | min - max | goal | absolute |", "|---|---:|---:|---:|---|"]
-    for what, ratios, goal, note in rows:
-        spread = f"{min(ratios):.2f} - {max(ratios):.2f}"
-        lines.append(f"| {what} | {statistics.median(ratios):.2f} | {spread} | {goal} | {note} |")
-    table = "\n".join(lines)
-    print(table)
-    if arguments.only is None and README.exists():
-        text = README.read_text()
-        before, after = text.split(BEGIN)[0], text.split(END)[1]
-        README.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}")
+            for what, ratios, goal, note in measure(rounds):
+                spread = f"{min(ratios):.2f} - {max(ratios):.2f}"
+                rows[what] = f"| {what} | {statistics.median(ratios):.2f} | {spread} | {goal} | {note} |"
+    print("\n".join([*HEADER, *rows.values()]))
+    text = README.read_text(encoding="utf-8")
+    before, rest = text.split(BEGIN)
+    table, after = rest.split(END)
+    kept = {line.split("|")[1].strip(): line for line in table.split("\n") if line.startswith("|")}
+    kept = {what: line for what, line in kept.items() if line not in HEADER} if arguments.only else {}
+    table = "\n".join([*HEADER, *(kept | rows).values()])
+    README.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":

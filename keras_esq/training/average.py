@@ -28,9 +28,8 @@ def reestimate_batchnorm(model: Any, x: Any, batch_size: int = 128, *, y: Any = 
         x: images (n, ...) of the training data.
         batch_size: that of the training. A last batch that is smaller counts less.
         y: their labels, for a compiled ErrorSilencedModel: its attack and objective then pass on what they do in a
-            training step, x_adv or x and x_adv, whose statistics are those that it was trained with. Statistics of
-            clean images cost a network that was trained on x_adv alone a fifth of its robust accuracy on MNIST.
-            Default None: `x` as it is.
+            training step, x_adv or x and x_adv, whose statistics are those that it was trained with. Those of
+            clean images do not fit a network that was trained on x_adv. Default None: `x` as it is.
 
     Raises:
         TypeError: for anything but a tf-keras model and images; for `y` with another model than ErrorSilencedModel.
