@@ -155,6 +155,8 @@ def test_validation_figures_are_keras_own(digits, weighted):
     assert {key: rows[f"val_{key}"][0] for key in now} == pytest.approx(now, rel=1e-5)
     with pytest.raises(ValueError, match="finite"):
         fit(model, digits, epochs=1, validation_data=(np.full_like(x, np.nan), y))
+    with pytest.raises(ValueError, match="30, 30, 29"):
+        model.evaluate(x, y, sample_weight=np.ones(29), verbose=0)
 
 
 def test_validation_split_is_keras_own(digits):

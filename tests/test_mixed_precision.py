@@ -22,7 +22,10 @@ def test_mixed_precision(policy, activation_bits, tmp_path):
     low_bit = esq.quantize_model(esq.models.small_cnn(width=4), "ternary", activation_bits=activation_bits)
     # Outside of a layer's call: what the optimizer updates.
     assert {weight.latent.dtype.name for weight in low_bit_weights(low_bit)} == {"float32"}
-    model = esq.ErrorSilencedModel(low_bit, attack=esq.attacks.PGD(eps=0.1, step_size=0.03, steps=1))
+    # Half of the loss on clean images: after three epochs classes are clear enough to be compared.
+    objective = esq.training.AdversarialPairing(adversarial_share=0.5)
+    attack = esq.attacks.PGD(eps=0.1, step_size=0.03, steps=1)
+    model = esq.ErrorSilencedModel(low_bit, attack=attack, objective=objective)
     model.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy", metrics=["accuracy"])
     x, y = digits.x_train[:300], digits.y_train[:300]
     losses = model.fit(x, y, epochs=3, verbose=0, callbacks=[esq.QuantizationRatio("uniform")]).history["loss"]

@@ -36,7 +36,7 @@ def fit_batches(
         check: called with the images and labels of validation arrays.
 
     Raises:
-        ValueError: for a `validation_split` that is no share.
+        ValueError: for a `validation_split` that is no share, and for arrays of different lengths.
     """
     given = _arguments(fit, x, y, args, kwargs)
     size = given["batch_size"]
@@ -141,9 +141,15 @@ def ordered_batches(parts: list[Any], batch_size: int | None, random_state: tf.V
 def _gathered(indices: Any, parts: list[Any], batch_size: int | None) -> Any:
     """The samples of `parts` in the order of the dataset `indices`, which has each once, as batches."""
     size = batch_size or _KERAS_BATCH
+    lengths = [len(part) for part in parts]
+    if len(set(lengths)) > 1:
+        raise ValueError(
+            f"Expected as many labels, and sample weights, as images. Received: {', '.join(map(str, lengths))}. "
+            "Cut them to the same samples."
+        )
     with tf.device("CPU"):  # all the data would not fit beside a network
         tensors = [tf.convert_to_tensor(part) for part in parts]
         tensors = [tf.cast(t, keras.backend.floatx()) if t.dtype.is_floating else t for t in tensors]
     batches = indices.batch(size).map(lambda chosen: tuple(tf.gather(t, chosen) for t in tensors))
-    count = -(-len(parts[0]) // size)
+    count = -(-lengths[0] // size)
     return untuned(batches.prefetch(AHEAD).apply(tf.data.experimental.assert_cardinality(count)))
