@@ -128,6 +128,11 @@ def test_warm_up_ramps_without_a_new_trace(images):
         (lambda: training.reestimate_batchnorm(tiny(), np.zeros((2, 8, 8, 1))), ValueError, "shape"),
         (lambda: training.reestimate_batchnorm(tiny(), np.zeros((2, 8, 8, 3)), y=[0, 1]), TypeError, "ErrorSilenced"),
         (
+            lambda: training.reestimate_batchnorm(esq.ErrorSilencedModel(tiny()), np.zeros((2, 8, 8, 3)), y=[0, 1]),
+            ValueError,
+            "compile first",
+        ),
+        (
             lambda: training.reestimate_batchnorm(compiled(tiny(), "natural"), np.zeros((2, 8, 8, 3)), y=[0]),
             ValueError,
             "one label per image",

@@ -9,7 +9,9 @@ from keras_esq.cli.command import Command
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("preset", help="paper, small, smoke, ablation, pruning, or the path of a TOML file like theirs")
+    parser.add_argument(
+        "preset", help="paper, small, smoke, ablation, pruning, frontier, or the path of a TOML file like theirs"
+    )
     parser.add_argument("--out", required=True, metavar="DIR", help="folder of the experiment; one each")
     parser.add_argument("--dataset", metavar="NAME", help="in place of the preset's own")
     parser.add_argument("--model", metavar="NAME", help="network, in place of the preset's own")

@@ -33,7 +33,7 @@ def reestimate_batchnorm(model: Any, x: Any, batch_size: int = 128, *, y: Any = 
 
     Raises:
         TypeError: for anything but a tf-keras model and images; for `y` with another model than ErrorSilencedModel.
-        ValueError: for images or labels of a wrong shape or number, NaN or none.
+        ValueError: for images or labels of a wrong shape or number, NaN or none; for `y` before `compile`.
     """
     network = unwrap(check_model(model))
     images = check_images(x, None, input_shape_of(network))
@@ -91,6 +91,10 @@ def _check_labels(model: Any, network: Any, y: Any, n: int) -> np.ndarray:
         raise TypeError(
             f"Expected y only with an ErrorSilencedModel, which attacks as it was trained. Received labels with "
             f"{type(model).__name__}. Leave y out, or pass attacked images as x."
+        )
+    if model.compiled_loss is None:
+        raise ValueError(
+            "Expected a compiled ErrorSilencedModel with y. Received one without a loss. Call compile first."
         )
     labels = np.asarray(y)
     if len(labels) != n:
