@@ -284,8 +284,7 @@ def test_presets_are_whole(preset, dataset, model):
         assert config.evaluation.on == "validation"  # it is for choosing
     else:
         assert config.evaluation.on == "test"
-        assert {"AF", "AVB", "AEB", "AAB"} <= names
-        assert preset == "frontier" or {"NF", "NVB"} <= names
+        assert {"NF", "AF", "NVB", "AVB", "AEB", "AAB"} <= names
 
 
 @pytest.mark.parametrize("on", ["test", "validation"])
@@ -337,6 +336,15 @@ def test_networks_of_presets_can_be_built(preset, some):
         assert len(few) == len(some)
         shape = (32, 32, 3) if name else (8, 8, 1)
         build.check_recipes(experiment.Config(**{**vars(config), "models": few}), dataset(shape))
+
+
+@pytest.mark.parametrize(("name", "hidden"), [("mnist", True), ("cifar10", True), ("digits", False)])
+def test_the_frontier_narrows_every_layer(name, hidden):
+    """Half the width is a quarter of the weights only if the hidden layer is halved too, or absent throughout."""
+    config = experiment.load_config("frontier", name)
+    options = [{**config.network.options, **one.network} for one in config.models if one.objective == "adversarial"]
+    widths = sorted({(one["width"], one["hidden"]) for one in options}, reverse=True)
+    assert widths == [(32 // part, 256 // part if hidden else 0) for part in (1, 2, 4)]
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ SMALL = {
     "vgg9": lambda: esq.models.vgg9(input_shape=(8, 8, 3), classes=7, width=4),
     "ds_cnn": lambda: esq.models.ds_cnn(input_shape=(8, 8, 3), classes=7, width=4),
     "small_cnn": lambda: esq.models.small_cnn(input_shape=(8, 8, 3), classes=7, width=4),
+    "small_cnn hidden": lambda: esq.models.small_cnn((8, 8, 3), 7, width=4, strides=(2, 2, 2), hidden=6),
 }
 
 
@@ -69,6 +70,25 @@ def test_vgg9_weights():
 def test_ds_cnn_weights():
     assert trainable_weights(esq.models.ds_cnn) == 140_362
     assert trainable_weights(lambda: esq.models.ds_cnn(width=16)) == 37_930
+
+
+@pytest.mark.parametrize(
+    ("options", "pixels", "head"),
+    [
+        ({}, 2 * 2, 16),
+        ({"strides": [2, 2, 2]}, 1, 16),
+        ({"hidden": 6}, 2 * 2, 6),
+        ({"strides": (2, 1, 1), "hidden": 6}, 4 * 4, 6),
+    ],
+)
+def test_small_cnn_weights(options, pixels, head):
+    """Without a hidden layer the resolution changes no number of weights."""
+    convolutions = 9 * (3 * 4 + 4 * 8 + 8 * 16) + 2 * (4 + 8 + 16)
+    hidden = pixels * 16 * 6 + 2 * 6 if "hidden" in options else 0
+    nets = []
+    weights = trainable_weights(lambda: nets.append(esq.models.small_cnn((8, 8, 3), 7, 4, **options)) or nets[0])
+    assert weights == convolutions + hidden + head * 7 + 7
+    assert np.prod(nets[0].get_layer("relu3").output_shape[1:3]) == pixels
 
 
 def test_resnet152():
@@ -192,6 +212,11 @@ def test_build_by_name(name, network, weights):
         (lambda m: m.small_cnn((8, 8)), ValueError, "height, width, channels"),
         (lambda m: m.small_cnn((None, 8, 8, 1)), ValueError, "batch axis"),
         (lambda m: m.small_cnn(8), TypeError, "height, width, channels"),
+        (lambda m: m.small_cnn(strides=2), TypeError, "three whole numbers"),
+        (lambda m: m.small_cnn(strides=(2, 2)), ValueError, "three convolutions"),
+        (lambda m: m.small_cnn(strides=(2, 2, 0)), ValueError, "strides"),
+        (lambda m: m.small_cnn(hidden=-1), ValueError, "hidden"),
+        (lambda m: m.small_cnn(hidden=1.5), TypeError, "hidden"),
         (lambda m: m.resnet152_cifar((32, 0, 3)), ValueError, "input_shape"),
         (lambda m: m.resnet152_cifar((32, None, 3)), TypeError, "input_shape"),
         (lambda m: m.ds_cnn((32, 32, 3), True), TypeError, "classes"),
