@@ -55,7 +55,7 @@ def measured(results: Any, name: str) -> dict[str, float]:
     white, ensemble = results.of(name, "attacks")[SEED], results.of(name, "ensemble")[SEED]
     counts = {
         "clean": (white["correct"]["clean"], white["n"]),
-        "PGD": (white["correct"]["worst L-inf"], white["n"]),
+        "PGD": (ensemble["correct"]["white box"], ensemble["n"]),  # of AutoAttack's images, so that they compare
         "AutoAttack": (ensemble["correct"]["AutoAttack"], ensemble["n"]),
     }
     return {key: round(right / n, 4) for key, (right, n) in counts.items()}
@@ -94,6 +94,7 @@ def facts_of(
         "training_images": len(data.x_train),
         "experiment": {
             "images": results.of(name, "attacks")[SEED]["n"],
+            "attacked": results.of(name, "ensemble")[SEED]["n"],
             "minutes": round(results.seconds[name] / 60, 1),
         },
         "float": measured(results, SOURCE),
@@ -131,7 +132,8 @@ def card(title: str, facts: dict[str, Any]) -> str:
         "- Input: images in [0, 1]; output: logits. Quantized to int8 unless the target has float activations.",
         f"- sha256: `{facts['sha256']}`",
         "",
-        f"Attacks: L-inf, eps {facts['eps']}. The Keras models, on the first {experiment['images']:,} test images (%):",
+        f"Attacks: L-inf, eps {facts['eps']}. The Keras models, clean on {experiment['images']:,} test images, "
+        f"attacked on the first {experiment['attacked']:,} (%):",
         "",
         "| | clean | PGD-20, two losses | AutoAttack |",
         "|---|---:|---:|---:|",
