@@ -155,6 +155,9 @@ def _pareto(results: Results, path: Path) -> bool:
         low, high = shares[name].interval
         axes.errorbar(size, mean, [[max(mean - low, 0)], [max(high - mean, 0)]], color="gray", capsize=3, zorder=1)
         axes.annotate(name, (size, mean), (5, 5), textcoords="offset points", fontsize=8)
+    # Float networks are what the others are compared with, wherever they stand.
+    for name in set(kinds.get("float", ())) - set(front):
+        axes.annotate(name, (sizes[name], shares[name].mean), (5, -11), textcoords="offset points", fontsize=8)
     axes.margins(x=0.15)
     axes.set(
         xscale="log",
