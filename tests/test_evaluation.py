@@ -18,6 +18,7 @@ from keras_esq.evaluation import (
     attack_set,
     error_amplification,
     evaluate_robustness,
+    paired_interval,
     plot_amplification,
     plots,
     wilson_interval,
@@ -252,6 +253,31 @@ def test_wilson(k, n):
 def test_wilson_bad_input(k, n, error):
     with pytest.raises(error, match=r"Expected"):
         wilson_interval(k, n)
+
+
+@pytest.mark.parametrize(("gained", "lost", "n"), [(0, 0, 10), (3, 9, 50), (9, 3, 50), (0, 4, 400), (30, 42, 1000)])
+def test_paired_interval(gained, lost, n):
+    """Agresti and Min's formula on the table with half a sample more in each of its four cells."""
+    low, high = paired_interval([1] * gained + [-1] * lost + [0] * (n - gained - lost))
+    b, c, total = gained + 0.5, lost + 0.5, n + 2
+    half = 1.959963984540054 * np.sqrt((b + c) - (b - c) ** 2 / total) / total
+    np.testing.assert_allclose([low, high], [(b - c) / total - half, (b - c) / total + half], atol=1e-12)
+
+
+def test_paired_interval_covers():
+    """Where the truth is known: it lies inside 95 times in a hundred, and the interval is of use."""
+    rng = np.random.default_rng(0)
+    draws = rng.choice([1, 0, -1], p=[0.02, 0.94, 0.04], size=(2000, 500))
+    intervals = np.array([paired_interval(one) for one in draws])
+    assert ((intervals[:, 0] <= -0.02) & (intervals[:, 1] >= -0.02)).mean() == pytest.approx(0.95, abs=0.02)
+    # Two shares counted on different images, 94 and 92 %, would have one of more than 0.06.
+    assert np.diff(intervals, axis=1).mean() < 0.05
+
+
+@pytest.mark.parametrize("differences", [[], [2], [0, np.nan]])
+def test_paired_interval_bad_input(differences):
+    with pytest.raises(ValueError, match="Expected one difference or more"):
+        paired_interval(differences)
 
 
 # --- bad input of the report ----------------------------------------------------------------------------------------

@@ -54,8 +54,8 @@ FULL["evaluation"] |= {
     "amplification": {"models": ["AF", "AVB", "AEB"], "attack": ATTACK},
     "curve": {"models": ["AF", "AEB"], "attack": ATTACK, "eps": [0.05, 0.3]},
     "ensemble": {
-        "models": ["AEB"],
-        "images": 4,
+        "models": ["AF", "AEB"],
+        "images": 8,
         "attack": {"attack": "APGD", "eps": 0.15, "steps": 3},
     },
     "blackbox": {
@@ -136,6 +136,41 @@ def test_numbers_are_those_of_the_reports(full):
     np.testing.assert_array_equal(right, report.robust["clean"])
     kernel = esq.strip(model.network).get_layer("conv2").get_weights()[0]
     assert all(len(np.unique(np.abs(kernel[..., i]).round(6))) == 1 for i in range(kernel.shape[-1]))
+
+
+def test_over_its_source_is_counted_on_the_same_images(full):
+    kept = json.loads((full / "results.json").read_text())["tables"]["recipes"]
+    cell = dict(zip(kept["header"], next(row for row in kept["rows"] if row[0] == "AEB"), strict=True))[
+        "over its source"
+    ]
+    masks = []
+    for name in ("AEB", "AF"):
+        result = json.loads((full / "seed-0" / name / "evaluation.json").read_text())["ensemble"]["result"]
+        assert result["correct"]["APGD"] == result["robust"]["APGD"].count("1")
+        masks.append(np.array([int(one) for one in result["robust"]["APGD"]]))
+    difference = masks[0] - masks[1]
+    assert cell["means"] == [pytest.approx(100 * difference.mean())]
+    assert (cell["low"], cell["high"]) == tuple(100 * one for one in esq.evaluation.paired_interval(difference))
+    first = next(row for row in kept["rows"] if row[0] == "AF")
+    assert dict(zip(kept["header"], first, strict=True))["over its source"] is None
+
+
+def test_leads_of_seeds_are_joined_image_by_image():
+    def kept(**seeds):
+        return {"ensemble": {int(seed[1:]): {"n": 4, "robust": {"AA": bits}} for seed, bits in seeds.items()}}
+
+    parts = {
+        "low": kept(s0="1100", s1="1001"),
+        "AF": kept(s0="1010", s1="1011", s2="1111"),
+        "old": {"ensemble": {0: {}}},
+    }
+    results = experiment.results.Results(config=None, seeds=(0, 1, 2), parts=parts)
+    lead = results.lead("low", "AF", "AA")
+    assert lead.differences == ((0, 1, -1, 0), (0, 0, -1, 0))
+    assert lead.means == (0.0, -25.0)
+    assert lead.interval == tuple(100 * one for one in esq.evaluation.paired_interval([0, 0.5, -1, 0]))
+    assert results.lead("low", "old", "AA") is None
+    assert results.lead("low", "AF", "other") is None
 
 
 def test_size_is_counted_right(full):

@@ -5,7 +5,7 @@ from keras_esq.evaluation.amplification import AmplificationProfile, error_ampli
 from keras_esq.evaluation.corruptions import CORRUPTIONS, corrupt
 from keras_esq.evaluation.curve import AccuracyCurve, accuracy_curve
 from keras_esq.evaluation.gallery import plot_examples
-from keras_esq.evaluation.intervals import wilson_interval
+from keras_esq.evaluation.intervals import paired_interval, wilson_interval
 from keras_esq.evaluation.layer_sensitivity import Sensitivity, SensitivityRow, sensitivity
 from keras_esq.evaluation.masking import masking_audit
 from keras_esq.evaluation.masking_report import MaskingAudit, MaskingCheck
@@ -36,6 +36,7 @@ __all__ = [
     "error_amplification",
     "evaluate_robustness",
     "masking_audit",
+    "paired_interval",
     "plot_accuracy_curve",
     "plot_amplification",
     "plot_examples",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from keras_esq._checks import check_count
 
@@ -32,3 +33,29 @@ def wilson_interval(k: int, n: int, z: float = Z_95) -> tuple[float, float]:
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     # At the ends the formula gives exactly 0 and 1, its rounding does not.
     return (0.0 if k == 0 else center - half), (1.0 if k == n else center + half)
+
+
+def paired_interval(differences: Sequence[float], z: float = Z_95) -> tuple[float, float]:
+    """Interval (low, high) of the difference of two shares that were counted on the same samples.
+
+    Much narrower than what the intervals of both shares tell, as samples that are hard for one model are hard for the
+    other too: the samples on which both agree do not count as noise.
+
+    Args:
+        differences: one a sample, (n,): 1 where just the first is right, -1 where just the second is, 0 elsewhere; of
+            several pairs of models, such as those of several seeds, the mean over the pairs, in [-1, 1].
+        z: quantile of the normal distribution. Default that of a 95 % interval.
+
+    Raises:
+        ValueError: if there is no sample, or a difference is not in [-1, 1].
+
+    Reference: Agresti and Min, "Simple improved confidence intervals for comparing matched proportions", 2005: Wald's
+    interval with half a sample more in each cell of the table, so that it has a width also where all agree.
+    """
+    if not len(differences) or not all(-1 <= one <= 1 for one in differences):
+        raise ValueError(f"Expected one difference or more, in [-1, 1]. Received: {list(differences)[:5]}...")
+    n = len(differences) + 2
+    mean = math.fsum(differences) / n
+    variance = (math.fsum(one * one for one in differences) + 1) / n - mean * mean
+    half = z * math.sqrt(variance / n)
+    return max(mean - half, -1.0), min(mean + half, 1.0)

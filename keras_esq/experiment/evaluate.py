@@ -217,7 +217,10 @@ class Evaluator:
         return self._twin if self._twin and (self._twin / name).is_dir() else None
 
     def _ensemble(self, name: str, part: Part) -> dict[str, Any]:
-        counts = _counts(self._report(name, {str(part.attack["attack"]): self._attack(part.attack)}, part))
+        label = str(part.attack["attack"])
+        report = self._report(name, {label: self._attack(part.attack)}, part)
+        # Sample by sample, for paired comparisons with other models: "1" where it stands.
+        counts = {**_counts(report), "robust": {label: "".join("01"[int(one)] for one in report.robust[label])}}
         correct = self._white_box_on(name, counts["n"], _norm(self._attack(part.attack)))
         if correct is not None:
             counts["correct"]["white box"] = correct

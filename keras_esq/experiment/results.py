@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_esq import _toml
-from keras_esq.evaluation.intervals import wilson_interval
+from keras_esq.evaluation.intervals import paired_interval, wilson_interval
 from keras_esq.experiment.config import Config, config_from
 from keras_esq.experiment.evaluate import RESULTS, WORST
 from keras_esq.experiment.recipe import Recipe
@@ -53,6 +53,32 @@ class Share:
 
 
 @dataclasses.dataclass(frozen=True)
+class Lead:
+    """How far a model is above another on the same images.
+
+    Attributes:
+        differences: of each seed, image by image: 1, 0 or -1.
+    """
+
+    differences: tuple[tuple[int, ...], ...]
+
+    @property
+    def means(self) -> tuple[float, ...]:
+        """Of each seed, in points."""
+        return tuple(100 * statistics.mean(one) for one in self.differences)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Paired 95 % interval of the mean over the seeds' networks, in points: images are the sample, not seeds."""
+        low, high = paired_interval([statistics.mean(one) for one in zip(*self.differences, strict=True)])
+        return 100 * low, 100 * high
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        return f"{statistics.mean(self.means):+.1f} ({low:+.1f} to {high:+.1f})"
+
+
+@dataclasses.dataclass(frozen=True)
 class Results:
     """All that was measured.
 
@@ -91,6 +117,18 @@ class Results:
         """Accuracy under an attack, None if it was not measured."""
         found = [(one["correct"].get(attack), one["n"]) for one in self.of(model, part).values()]
         return Share(tuple(found)) if found and all(right is not None for right, _ in found) else None
+
+    def lead(self, model: str, other: str, attack: str) -> Lead | None:
+        """`model` over `other` under the ensemble's attack, of the seeds that both have; None if they share none."""
+        ours, theirs = self.of(model, "ensemble"), self.of(other, "ensemble")
+        pairs = [
+            (ours[seed]["robust"][attack], theirs[seed]["robust"][attack])
+            for seed in sorted(ours.keys() & theirs.keys())
+            if attack in ours[seed].get("robust", {}) and attack in theirs[seed].get("robust", {})
+        ]
+        if not pairs:
+            return None
+        return Lead(tuple(tuple(int(a) - int(b) for a, b in zip(*pair, strict=True)) for pair in pairs))
 
     def clean(self, model: str) -> Share | None:
         """Accuracy without attack."""

@@ -15,7 +15,7 @@ from keras_esq._text import aligned
 from keras_esq.experiment import paper, roles
 from keras_esq.experiment.evaluate import WORST
 from keras_esq.experiment.recipe import Recipe
-from keras_esq.experiment.results import Results, Share
+from keras_esq.experiment.results import Lead, Results, Share
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +71,9 @@ def _plain(cell: Any) -> Any:
     if isinstance(cell, Share):
         low, high = cell.interval
         return {"mean": cell.mean, "spread": cell.spread, "low": low, "high": high}
+    if isinstance(cell, Lead):
+        low, high = cell.interval
+        return {"means": cell.means, "low": low, "high": high}
     return cell
 
 
@@ -253,6 +256,14 @@ def _recipes(results: Results) -> Table | None:
         columns[attack] = list(strong)
         columns["95 % interval"] = [share and f"{share.interval[0]:.1f} to {share.interval[1]:.1f}" for share in strong]
         notes.append(f"{attack}: on the first {n} {results.config.evaluation.on} images.")
+        sources = [(name, results.config.recipe(name).source) for name in names]
+        leads = [results.lead(name, source, attack) if source else None for name, source in sources]
+        if any(leads):
+            columns["over its source"] = list(leads)
+            notes.append(
+                f"over its source: points of {attack} above the model that it was made from, image by image, with the "
+                "paired 95 % interval."
+            )
     if results.having("corruptions"):
         columns["corruptions"] = [results.share(name, "corruptions", "corruptions") for name in names]
         notes.append("corruptions: the mean over all of them and their severities.")
