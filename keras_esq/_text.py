@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from fractions import Fraction
 from typing import Any
 
 
@@ -23,3 +24,17 @@ def aligned(rows: Iterable[Iterable[Any]], left: int = 1) -> str:
         for row in cells
     ]
     return "\n".join([lines[0], "-" * (sum(widths) + 2 * (len(widths) - 1)), *lines[1:]])
+
+
+def number(text: str) -> float:
+    """What a text such as "0.1", "8/255" or "0.5/255" means.
+
+    Raises:
+        ValueError: for other texts.
+    """
+    parts = text.split("/")
+    try:
+        over, under = map(Fraction, (*parts, "1") if len(parts) == 1 else parts)
+        return float(over / under)
+    except (ValueError, ZeroDivisionError, OverflowError) as error:
+        raise ValueError(f"Expected a number, or a fraction such as '8/255'. Received: {text!r}.") from error

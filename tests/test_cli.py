@@ -11,6 +11,7 @@ import tensorflow as tf
 import keras_esq as esq
 from keras_esq import cli
 from keras_esq._keras import keras
+from keras_esq._text import number as parse_number
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], *([c.name, "--help"] for c in cli.COMMANDS)])
@@ -107,7 +108,7 @@ def test_convert_inspect_and_evaluate(saved, tmp_path, capsys):
     assert 0.5 <= made["top1_agreement"] <= 1
     tensors = result(capsys, "inspect", file)["tensors"]
     assert 2 in {row["bits"] for row in tensors if row["is_weight"]}
-    few = ["--samples", "20", "--eps", "0.1", "--report", str(report)]
+    few = ["--samples", "20", "--eps", "25/250", "--report", str(report)]
     first = result(capsys, "evaluate", saved, "--attacks", "quick", *few)
     assert list(first["accuracy"]) == ["clean", "fgsm", "pgd", "worst case"]
     for name in ("report.json", "report.md", "accuracy.png", "options.json", "environment.json"):
@@ -218,3 +219,16 @@ def test_the_method_works_in_the_demo(tmp_path):
             np.diff([report.accuracy(k) for k in ("clean", "FGSM", "worst case")]).max() <= 0
             for report in reports.values()
         )
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("8/255", 8 / 255), ("0.5/255", 0.5 / 255), ("1/510", 0.5 / 255), ("0.1", 0.1), ("1e-3", 1e-3)]
+)
+def test_numbers_as_people_write_them(text, value):
+    assert parse_number(text) == pytest.approx(value, rel=1e-15)
+
+
+@pytest.mark.parametrize("text", ["", "eight", "8/", "/255", "1/0", "1/2/3", "nan", "inf", "1/inf"])
+def test_what_is_no_number(text):
+    with pytest.raises(ValueError, match="Expected a number, or a fraction"):
+        parse_number(text)

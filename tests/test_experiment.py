@@ -418,6 +418,7 @@ def test_the_frontier_narrows_every_layer(name, hidden):
         ({"models__1__pairing": {"wieght": 1}}, "weight"),
         ({"models__1__pairing": {"distance": "l3"}}, "l2"),
         ({"models__1__attack": {"attack": "PDG"}}, "PGD"),
+        ({"models__1__attack": {"attack": "PGD", "eps": "8/"}}, "a fraction"),
         ({"models__1__attack": {**ATTACK, "epsilon": 1}}, "eps"),
         ({"models__1__attack": {**ATTACK, "eps": "8/x"}}, "8/255"),
         ({"evaluation__imags": 3}, "images"),

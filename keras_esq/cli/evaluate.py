@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_esq._files import write_atomic
+from keras_esq._text import number
 from keras_esq.cli import folder
 from keras_esq.cli.command import Command
 from keras_esq.cli.inputs import add_data, load_data, load_model, load_target
@@ -21,7 +22,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         default="quick",
         help="quick, paper, autoattack or blackbox; or corruptions, such as noise and blur (default: %(default)s)",
     )
-    parser.add_argument("--eps", type=float, help="radius in input units (default: the set's, 8/255 or 1 in L2)")
+    parser.add_argument("--eps", type=number, help="radius in input units (default: the set's, 8/255 or 1 in L2)")
     parser.add_argument("--norm", choices=("linf", "l2"), help="of the ball (default: linf)")
     parser.add_argument("--source", help="for a .tflite file, the model behind it: its adversarial images are tried")
     parser.add_argument("--runtime", default="auto", help="that runs a .tflite file (default: the first that can)")

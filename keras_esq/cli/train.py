@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from keras_esq._checks import check_count, near_matches
 from keras_esq._files import atomic_path, write_atomic
+from keras_esq._text import number
 from keras_esq.cli import folder
 from keras_esq.cli.command import Command
 from keras_esq.cli.inputs import add_data, load_data, load_model
@@ -38,8 +39,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--teacher", metavar="MODEL", help="of distillation: a robust float model, named as MODEL is")
     parser.add_argument("--pairing-weight", type=float, help="of the logits' distance (default: the objective's)")
     parser.add_argument("--distance", help="of the logit pairing (default: the objective's)")
-    parser.add_argument("--eps", type=float, default=8 / 255, help="of PGD, in input units (%(default).4f)")
-    parser.add_argument("--step-size", type=float, help="of PGD (default: eps / 4)")
+    parser.add_argument("--eps", type=number, default=8 / 255, help="of PGD, in input units (%(default).4f)")
+    parser.add_argument("--step-size", type=number, help="of PGD (default: eps / 4)")
     parser.add_argument("--steps", type=int, default=10, help="of PGD (%(default)s)")
     parser.add_argument("--norm", default="linf", choices=("linf", "l2"), help="of PGD (%(default)s)")
     parser.add_argument("--ratio", default="uniform", choices=("uniform", "exponential", "full"), help="(%(default)s)")

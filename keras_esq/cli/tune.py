@@ -9,6 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from keras_esq._text import number
 from keras_esq.cli.command import Command
 from keras_esq.cli.inputs import add_data, add_model, find_function, load_data, load_model
 
@@ -36,7 +37,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--epochs", type=int, default=30, help="of a trial; of hyperband's last round (default: %(default)s)"
     )
     parser.add_argument("--batch-size", type=int, default=128, help="images of a step (default: %(default)s)")
-    parser.add_argument("--eps", type=float, help="radius of the attack in input units (default: 8/255)")
+    parser.add_argument("--eps", type=number, help="radius of the attack in input units (default: 8/255)")
     parser.add_argument("--out", default="keras-esq-tune", help="folder of the search (default: %(default)s)")
     parser.add_argument("--overwrite", action="store_true", help="delete the search in the folder and begin anew")
     parser.add_argument("--seed", type=int, default=0, help="random seed, 0 or more (default: %(default)s)")

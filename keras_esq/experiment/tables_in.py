@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping
-from fractions import Fraction
 from typing import Any
 
+from keras_esq import _text
 from keras_esq._checks import near_matches
 
 _KINDS = {str: "text", int: "a whole number", float: "a number", dict: "a table", list: "a list", bool: "true or false"}
@@ -29,17 +29,8 @@ def check_type(value: Any, kind: type, where: str) -> Any:
 
 
 def number(value: Any) -> Any:
-    """`value`, or the number that a text such as "8/255" means.
-
-    Raises:
-        ValueError: for other texts.
-    """
-    if not isinstance(value, str):
-        return value
-    try:
-        return float(Fraction(value))
-    except (ValueError, ZeroDivisionError) as error:
-        raise ValueError(f"Expected a number, or a fraction such as '8/255'. Received: {value!r}.") from error
+    """`value`, or the number that it means if it is a text, as `_text.number`."""
+    return _text.number(value) if isinstance(value, str) else value
 
 
 def strings(values: Iterable[Any]) -> list[str]:
