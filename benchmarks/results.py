@@ -29,9 +29,12 @@ def table(folder: str) -> str:
 
 
 def cell(value: object) -> str:
-    """A cell as text; shares of several seeds with their spread."""
+    """A cell as text; shares of several seeds with their spread, leads with their interval."""
     if value is None:
         return "-"
+    if isinstance(value, dict) and "means" in value:
+        mean = sum(value["means"]) / len(value["means"])
+        return f"{mean:+.1f} ({value['low']:+.1f} to {value['high']:+.1f})"
     if isinstance(value, dict):
         return f"{value['mean']:.1f}" + (f" ± {value['spread']:.1f}" if value["spread"] is not None else "")
     if isinstance(value, float):
