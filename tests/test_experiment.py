@@ -373,13 +373,13 @@ def test_networks_of_presets_can_be_built(preset, some):
         build.check_recipes(experiment.Config(**{**vars(config), "models": few}), dataset(shape))
 
 
-@pytest.mark.parametrize(("name", "hidden"), [("mnist", True), ("cifar10", True), ("digits", False)])
+@pytest.mark.parametrize(("name", "hidden"), [("mnist", 512), ("cifar10", 256), ("digits", 0)])
 def test_the_frontier_narrows_every_layer(name, hidden):
     """Half the width is a quarter of the weights only if the hidden layer is halved too, or absent throughout."""
     config = experiment.load_config("frontier", name)
     options = [{**config.network.options, **one.network} for one in config.models if one.objective == "adversarial"]
     widths = sorted({(one["width"], one["hidden"]) for one in options}, reverse=True)
-    assert widths == [(32 // part, 256 // part if hidden else 0) for part in (1, 2, 4)]
+    assert widths == [(32 // part, hidden // part) for part in (1, 2, 4)]
 
 
 @pytest.mark.parametrize(
