@@ -151,6 +151,9 @@ def test_over_its_source_is_counted_on_the_same_images(full):
     difference = masks[0] - masks[1]
     assert cell["means"] == [pytest.approx(100 * difference.mean())]
     assert (cell["low"], cell["high"]) == tuple(100 * one for one in esq.evaluation.paired_interval(difference))
+    report = RobustnessReport.from_json(full / "seed-0" / "AEB" / "report.json")
+    worst = json.loads((full / "seed-0" / "AEB" / "evaluation.json").read_text())["attacks"]["result"]["robust"]
+    assert worst["worst L-inf"] == "".join(str(int(one)) for one in report.robust["PGD"])
     first = next(row for row in kept["rows"] if row[0] == "AF")
     assert dict(zip(kept["header"], first, strict=True))["over its source"] is None
 
@@ -165,12 +168,12 @@ def test_leads_of_seeds_are_joined_image_by_image():
         "old": {"ensemble": {0: {}}},
     }
     results = experiment.results.Results(config=None, seeds=(0, 1, 2), parts=parts)
-    lead = results.lead("low", "AF", "AA")
+    lead = results.lead("low", "AF", "AA", "ensemble")
     assert lead.differences == ((0, 1, -1, 0), (0, 0, -1, 0))
     assert lead.means == (0.0, -25.0)
     assert lead.interval == tuple(100 * one for one in esq.evaluation.paired_interval([0, 0.5, -1, 0]))
-    assert results.lead("low", "old", "AA") is None
-    assert results.lead("low", "AF", "other") is None
+    assert results.lead("low", "old", "AA", "ensemble") is None
+    assert results.lead("low", "AF", "other", "ensemble") is None
 
 
 def test_size_is_counted_right(full):

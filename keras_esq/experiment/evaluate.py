@@ -174,11 +174,13 @@ class Evaluator:
         report.to_json(self._folder / name / REPORT)
         counts = _counts(report)
         del counts["correct"][WORST_CASE]  # of balls of different norms: nothing that could be compared
+        worst: dict[str, np.ndarray] = {}
         for norm, label in WORST.items():
             masks = [report.robust[one] for one, attack in attacks.items() if _norm(attack) == norm]
             if masks:
-                counts["correct"][label] = int(np.logical_and.reduce(masks).sum())
-        return counts
+                worst[label] = np.logical_and.reduce(masks)
+                counts["correct"][label] = int(worst[label].sum())
+        return {**counts, "robust": _as_text(worst)}
 
     def _strengths(self, name: str, part: Part) -> dict[str, Any]:
         attacks = growing_attacks(part, self.data.bounds)
@@ -219,8 +221,7 @@ class Evaluator:
     def _ensemble(self, name: str, part: Part) -> dict[str, Any]:
         label = str(part.attack["attack"])
         report = self._report(name, {label: self._attack(part.attack)}, part)
-        # Sample by sample, for paired comparisons with other models: "1" where it stands.
-        counts = {**_counts(report), "robust": {label: "".join("01"[int(one)] for one in report.robust[label])}}
+        counts = {**_counts(report), "robust": _as_text({label: report.robust[label]})}
         correct = self._white_box_on(name, counts["n"], _norm(self._attack(part.attack)))
         if correct is not None:
             counts["correct"]["white box"] = correct
@@ -277,6 +278,11 @@ class Evaluator:
 
 def _norm(attack: Any) -> str:
     return getattr(attack, "norm", "l2")
+
+
+def _as_text(masks: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """Sample by sample "1" where it stands, for comparisons with other models on the same images."""
+    return {label: "".join("01"[int(one)] for one in mask) for label, mask in masks.items()}
 
 
 def _counts(report: RobustnessReport) -> dict[str, Any]:

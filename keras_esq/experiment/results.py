@@ -118,9 +118,9 @@ class Results:
         found = [(one["correct"].get(attack), one["n"]) for one in self.of(model, part).values()]
         return Share(tuple(found)) if found and all(right is not None for right, _ in found) else None
 
-    def lead(self, model: str, other: str, attack: str) -> Lead | None:
-        """`model` over `other` under the ensemble's attack, of the seeds that both have; None if they share none."""
-        ours, theirs = self.of(model, "ensemble"), self.of(other, "ensemble")
+    def lead(self, model: str, other: str, attack: str, part: str = "attacks") -> Lead | None:
+        """`model` over `other` under an attack whose masks were kept, of the seeds that both have; None without any."""
+        ours, theirs = self.of(model, part), self.of(other, part)
         pairs = [
             (ours[seed]["robust"][attack], theirs[seed]["robust"][attack])
             for seed in sorted(ours.keys() & theirs.keys())

@@ -249,6 +249,7 @@ def _recipes(results: Results) -> Table | None:
         "worst white-box attack": [results.worst(name) for name in names],
     }
     notes = [results.fewer_seeds] if results.fewer_seeds else []
+    strongest = (WORST["linf"] if results.share(names[0], WORST["linf"]) else WORST["l2"]), "attacks"
     if ensemble := results.having("ensemble"):
         attack = results.config.evaluation.parts["ensemble"].attack["attack"]
         n = next(iter(results.of(ensemble[0].name, "ensemble").values()))["n"]
@@ -256,14 +257,14 @@ def _recipes(results: Results) -> Table | None:
         columns[attack] = list(strong)
         columns["95 % interval"] = [share and f"{share.interval[0]:.1f} to {share.interval[1]:.1f}" for share in strong]
         notes.append(f"{attack}: on the first {n} {results.config.evaluation.on} images.")
-        sources = [(name, results.config.recipe(name).source) for name in names]
-        leads = [results.lead(name, source, attack) if source else None for name, source in sources]
-        if any(leads):
-            columns["over its source"] = list(leads)
-            notes.append(
-                f"over its source: points of {attack} above the model that it was made from, image by image, with the "
-                "paired 95 % interval."
-            )
+        strongest = attack, "ensemble"
+    leads = [_over_source(results, name, *strongest) for name in names]
+    if any(leads):
+        columns["over its source"] = list(leads)
+        notes.append(
+            f"over its source: points under {strongest[0]} above the model that it was made from, image by image, with "
+            "the paired 95 % interval."
+        )
     if results.having("corruptions"):
         columns["corruptions"] = [results.share(name, "corruptions", "corruptions") for name in names]
         notes.append("corruptions: the mean over all of them and their severities.")
@@ -273,6 +274,11 @@ def _recipes(results: Results) -> Table | None:
         columns["training (min)"] = [results.seconds[name] / 60 if name in results.seconds else None for name in names]
     title = "What each recipe brings and costs: accuracy (%)"
     return Table("recipes", title, tuple(columns), tuple(zip(*columns.values(), strict=True)), tuple(notes))
+
+
+def _over_source(results: Results, name: str, attack: str, part: str) -> Lead | None:
+    source = results.config.recipe(name).source
+    return results.lead(name, source, attack, part) if source else None
 
 
 def _audited(results: Results, name: str) -> str | None:
