@@ -261,8 +261,9 @@ def _recipes(results: Results) -> Table | None:
     leads = [_over_source(results, name, *strongest) for name in names]
     if any(leads):
         columns["over its source"] = list(leads)
+        under = strongest[0] if ensemble else "the worst white-box attack"
         notes.append(
-            f"over its source: points under {strongest[0]} above the model that it was made from, image by image, with "
+            f"over its source: points under {under} above the model that it was made from, image by image, with "
             "the paired 95 % interval."
         )
     if results.having("corruptions"):
