@@ -274,9 +274,20 @@ def test_paired_interval_covers():
     assert np.diff(intervals, axis=1).mean() < 0.05
 
 
-@pytest.mark.parametrize("differences", [[], [2], [0, np.nan]])
-def test_paired_interval_bad_input(differences):
-    with pytest.raises(ValueError, match="Expected one difference or more"):
+@pytest.mark.parametrize(
+    ("differences", "error"),
+    [
+        ([], ValueError),
+        ([2], ValueError),
+        ([0, np.nan], ValueError),
+        (np.zeros((2, 2)), ValueError),
+        (None, ValueError),
+        ("abc", TypeError),
+        (["a"], TypeError),
+    ],
+)
+def test_paired_interval_bad_input(differences, error):
+    with pytest.raises(error, match="Expected differences"):
         paired_interval(differences)
 
 

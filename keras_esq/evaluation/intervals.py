@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
+
 from keras_esq._checks import check_count
 
 # 97.5 % quantile of the normal distribution.
@@ -47,15 +49,22 @@ def paired_interval(differences: Sequence[float], z: float = Z_95) -> tuple[floa
         z: quantile of the normal distribution. Default that of a 95 % interval.
 
     Raises:
+        TypeError: if they are no numbers.
         ValueError: if there is no sample, or a difference is not in [-1, 1].
 
     Reference: Agresti and Min, "Simple improved confidence intervals for comparing matched proportions", 2005: Wald's
     interval with half a sample more in each cell of the table, so that it has a width also where all agree.
     """
-    if not len(differences) or not all(-1 <= one <= 1 for one in differences):
-        raise ValueError(f"Expected one difference or more, in [-1, 1]. Received: {list(differences)[:5]}...")
-    n = len(differences) + 2
-    mean = math.fsum(differences) / n
-    variance = (math.fsum(one * one for one in differences) + 1) / n - mean * mean
-    half = z * math.sqrt(variance / n)
-    return max(mean - half, -1.0), min(mean + half, 1.0)
+    try:
+        values = np.asarray(differences, np.float64)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"Expected differences as numbers (n,). Received: {differences!r}.") from error
+    if values.ndim != 1 or not values.size or not (np.abs(values) <= 1).all():
+        raise ValueError(
+            f"Expected differences (n,), n >= 1, all in [-1, 1]. Received shape {values.shape}: {str(values)[:60]}. "
+            "Subtract the 0 or 1 of one model from those of the other, sample by sample."
+        )
+    n = values.size + 2
+    mean = values.sum() / n
+    half = z * math.sqrt(((values**2).sum() + 1) / n - mean * mean) / math.sqrt(n)
+    return max(float(mean - half), -1.0), min(float(mean + half), 1.0)
