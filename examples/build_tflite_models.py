@@ -74,6 +74,12 @@ def attacked(recipe: Files, data: Any, attack: Any, x_adv: np.ndarray, file: Any
     return {name: round(float(share), 4) for name, share in shares.items()}
 
 
+def described(recipe: Any) -> str:
+    """The recipe in words, with what a preset sets for some data sets alone."""
+    gamma = recipe.weight_perturbation
+    return recipe.what + (f", weights perturbed by {gamma:g} of their norms" if gamma else "")
+
+
 def facts_of(
     name: str, recipe: Files, data: Any, results: Any, attack: Any, x_adv: np.ndarray, file: Any
 ) -> dict[str, Any]:
@@ -84,7 +90,7 @@ def facts_of(
         "data": results.config.data.name,
         "network": results.config.network.name,
         "options": results.config.network.options,
-        "recipe": results.config.recipe(name).what,
+        "recipe": described(results.config.recipe(name)),
         "eps": results.config.evaluation.parts["ensemble"].attack["eps"],
         "target": file.metadata["target"],
         "bits": file.metadata["bits"],

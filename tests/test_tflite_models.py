@@ -66,7 +66,14 @@ def test_the_script_builds_files_and_cards_from_an_experiment(tmp_path, monkeypa
         "train": {"defaults": {"epochs": 1, "attack": attack, "batch_size": 64}},
         "models": [
             {"name": "AF", "objective": "adversarial"},
-            {"name": "binary", "source": "AF", "weights": "binary", "objective": "adversarial_pairing"},
+            {
+                "name": "binary",
+                "what": "low-bit",
+                "source": "AF",
+                "weights": "binary",
+                "objective": "adversarial_pairing",
+                "weight_perturbation": 0.01,
+            },
         ],
         "evaluation": {
             "images": 20,
@@ -96,5 +103,6 @@ def test_the_script_builds_files_and_cards_from_an_experiment(tmp_path, monkeypa
     assert told["file"]["all"] == {"images": len(right), "clean": pytest.approx(right.mean(), abs=1e-4)}
     assert told["file"]["attacked"]["clean"] == pytest.approx(right[:5].mean())
     assert told["file"]["attacked"]["AutoAttack"] <= told["file"]["attacked"]["clean"]
+    assert told["recipe"] == "low-bit, weights perturbed by 0.01 of their norms"
     for part in ("eps 0.15", "clean on 20 test images", "attacked on the first 6", "On the first 5", "(4 queries)"):
         assert part in text
