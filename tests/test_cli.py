@@ -232,3 +232,14 @@ def test_numbers_as_people_write_them(text, value):
 def test_what_is_no_number(text):
     with pytest.raises(ValueError, match="Expected a number, or a fraction"):
         parse_number(text)
+
+
+@pytest.mark.parametrize("command", ["evaluate model.keras", "train small_cnn", "tune keras_esq.models:small_cnn"])
+def test_what_is_no_number_on_the_command_line(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main([*command.split(), "--eps", "eight"])
+    assert stop.value.code == 2
+    assert (
+        "argument --eps: Expected a number, or a fraction such as '8/255'. Received: 'eight'."
+        in capsys.readouterr().err
+    )

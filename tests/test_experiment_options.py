@@ -192,6 +192,7 @@ def test_the_table_shows_gain_and_cost(run):
     assert list(rows) == [model["name"] for model in MODELS]
     assert rows["sparse"]["zeros (%)"] == pytest.approx(50, abs=5)
     assert rows["AF"]["zeros (%)"] == 0
+    assert "Weights perturbed in training by 0.1 of their norms in flat." in table["notes"]
     audits = {name: row["masking audit"] for name, row in rows.items()}
     assert audits["mixed"]
     assert audits["wide"] is None

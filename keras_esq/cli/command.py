@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from keras_esq import _text
+
 
 @dataclass(frozen=True)
 class Command:
@@ -27,3 +29,11 @@ class Command:
     example: str
     add_arguments: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace], dict[str, Any]]
+
+
+def number(text: str) -> float:
+    """The `type=` of an argument in input units. argparse keeps its own words for a ValueError, which help nobody."""
+    try:
+        return _text.number(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from keras_esq._files import write_atomic
-from keras_esq._text import number
 from keras_esq.cli import folder
-from keras_esq.cli.command import Command
+from keras_esq.cli.command import Command, number
 from keras_esq.cli.inputs import add_data, load_data, load_model, load_target
 
 

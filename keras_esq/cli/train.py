@@ -12,9 +12,8 @@ from tqdm import tqdm
 
 from keras_esq._checks import check_count, near_matches
 from keras_esq._files import atomic_path, write_atomic
-from keras_esq._text import number
 from keras_esq.cli import folder
-from keras_esq.cli.command import Command
+from keras_esq.cli.command import Command, number
 from keras_esq.cli.inputs import add_data, load_data, load_model
 
 OBJECTIVES = ("adversarial_pairing", "pairing", "adversarial", "natural", "trades", "mart", "distillation", "free")

@@ -9,8 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from keras_esq._text import number
-from keras_esq.cli.command import Command
+from keras_esq.cli.command import Command, number
 from keras_esq.cli.inputs import add_data, add_model, find_function, load_data, load_model
 
 _TUNERS = {"random": "RandomSearch", "hyperband": "Hyperband", "bayesian": "BayesianOptimization", "grid": "GridSearch"}

@@ -266,6 +266,8 @@ def _recipes(results: Results) -> Table | None:
             f"over its source: points under {under} above the model that it was made from, image by image, with "
             "the paired 95 % interval."
         )
+    if perturbed := _perturbed(results, names):
+        notes.append(perturbed)
     if results.having("corruptions"):
         columns["corruptions"] = [results.share(name, "corruptions", "corruptions") for name in names]
         notes.append("corruptions: the mean over all of them and their severities.")
@@ -275,6 +277,16 @@ def _recipes(results: Results) -> Table | None:
         columns["training (min)"] = [results.seconds[name] / 60 if name in results.seconds else None for name in names]
     title = "What each recipe brings and costs: accuracy (%)"
     return Table("recipes", title, tuple(columns), tuple(zip(*columns.values(), strict=True)), tuple(notes))
+
+
+def _perturbed(results: Results, names: list[str]) -> str:
+    """A sentence on adversarial weight perturbation, which a preset may set for some data sets alone."""
+    gammas: dict[float, list[str]] = {}
+    for name in names:
+        if gamma := results.config.recipe(name).weight_perturbation:
+            gammas.setdefault(gamma, []).append(name)
+    models = "; ".join(f"by {gamma:g} of their norms in {', '.join(some)}" for gamma, some in gammas.items())
+    return f"Weights perturbed in training {models}." if models else ""
 
 
 def _over_source(results: Results, name: str, attack: str, part: str) -> Lead | None:
