@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from keras_esq.quantize import (
         Binary,
         BinaryQuantizeConfig,
+        Int8,
+        Int8QuantizeConfig,
         L1BatchNormalization,
         LowBitScheme,
         Ternary,
@@ -69,6 +71,8 @@ _PUBLIC: dict[str, list[str]] = {
     "quantize": [
         "Binary",
         "BinaryQuantizeConfig",
+        "Int8",
+        "Int8QuantizeConfig",
         "L1BatchNormalization",
         "LowBitScheme",
         "Ternary",
@@ -92,6 +96,8 @@ __all__ = [
     "ConversionError",
     "ErrorSilencedModel",
     "Flatbuffer",
+    "Int8",
+    "Int8QuantizeConfig",
     "L1BatchNormalization",
     "LogitPairing",
     "LowBitScheme",

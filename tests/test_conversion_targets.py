@@ -100,9 +100,11 @@ def test_auto_opens_what_can_run_the_file(path):
     assert Flatbuffer(path).runtime == next(r for r in ("litert", "tf") if r in available_runtimes())
 
 
-def test_mixed_models_work_in_all_targets(path):
-    """A float first layer, a binary, a ternary one: the low-bit ones keep their bits, the others become int8."""
-    model = quantize_model(network(), {"point": "binary", "wide": "ternary", "logits": "binary"})
+@pytest.mark.parametrize("first", [None, "int8"])
+def test_mixed_models_work_in_all_targets(first, path):
+    """A float or int8 first layer, a binary, a ternary one: the low-bit ones keep their bits, the others are int8."""
+    weights = {"conv": first, "dw": first, "point": "binary", "wide": "ternary", "logits": "binary"}
+    model = quantize_model(network(), weights)
     for target, expected in [
         ("phone", ["INT8", "INT8", "INT4", "INT8", "INT2"]),
         ("phone-small", ["INT8", "INT8", "INT2", "INT2", "INT2"]),

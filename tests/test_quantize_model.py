@@ -7,7 +7,7 @@ from nets import layers, randomize, tiny, zoo
 
 import keras_esq as esq
 from keras_esq._keras import keras, tfmot_quantization
-from keras_esq.quantize import get_ratio, low_bit_weights, renew_partition, set_ratio
+from keras_esq.quantize import get_ratio, low_bit_weights, renew_partition, round_int8, set_ratio
 
 KERNELS = ["stem", "conv", "other_conv", "separable", "separable", "transposed", "depthwise", "head"]
 
@@ -17,8 +17,8 @@ def net():
     return zoo()
 
 
-@pytest.mark.parametrize("weights", ["binary", "ternary"])
-def test_the_low_bit_net_computes_with_quantized_weights(net, images, weights):
+@pytest.mark.parametrize(("weights", "change"), [("binary", 1e-3), ("ternary", 1e-3), ("int8", 1e-5)])
+def test_the_low_bit_net_computes_with_quantized_weights(net, images, weights, change):
     low_bit = esq.quantize_model(net, weights)
     assert [w.wrapper.name for w in low_bit_weights(low_bit)] == KERNELS
     assert all(isinstance(w.wrapper, tfmot_quantization.QuantizeWrapperV2) for w in low_bit_weights(low_bit))
@@ -26,13 +26,13 @@ def test_the_low_bit_net_computes_with_quantized_weights(net, images, weights):
     axes = {"pointwise_kernel": -1, "depthwise_kernel": (-2, -1)}
     by_hand = keras.models.clone_model(net)
     by_hand.set_weights(net.get_weights())
-    quantize = {"binary": esq.binarize, "ternary": esq.ternarize}[weights]
+    quantize = {"binary": esq.binarize, "ternary": esq.ternarize, "int8": round_int8}[weights]
     for w in by_hand.weights:
         name = w.name.split("/")[-1].split(":")[0]
         if "kernel" in name:
             w.assign(quantize(w, -2 if "transposed" in w.name else axes.get(name, -1)))
     np.testing.assert_allclose(low_bit(images), by_hand(images), atol=1e-6)
-    assert np.abs(low_bit(images) - net(images)).max() > 1e-3
+    assert np.abs(low_bit(images) - net(images)).max() > change
     np.testing.assert_array_equal(esq.strip(low_bit)(images), low_bit(images))
     np.testing.assert_allclose(low_bit.losses, net.losses)  # the regularizer acts on the latent weights
 
@@ -283,7 +283,7 @@ def test_tfmots_annotations_of_single_layers(images, tmp_path):
             layers.BatchNormalization(),  # first, as in pre-activation nets; tfmot's own scheme rejects it
             annotate(layers.Conv2D(4, 3, name="a"), esq.BinaryQuantizeConfig()),
             annotate(layers.Conv2D(4, 3, name="b"), esq.TernaryQuantizeConfig(threshold=0.5)),
-            layers.Conv2D(4, 3, name="c"),
+            annotate(layers.Conv2D(4, 3, name="c"), esq.Int8QuantizeConfig()),
             layers.GlobalAveragePooling2D(),
             annotate(layers.Dense(3, name="d")),
         ]
@@ -293,6 +293,7 @@ def test_tfmots_annotations_of_single_layers(images, tmp_path):
     assert {name: (q.alias, getattr(q, "threshold", None)) for name, q in found.items()} == {
         "a": ("binary", None),
         "b": ("ternary", 0.5),
+        "c": ("int8", None),
         "d": ("ternary", 0.7),
     }
     low_bit.save(f"{tmp_path}/model.keras")
@@ -310,7 +311,7 @@ def test_activation_quantizers_stand_where_an_int8_file_has_tensors(net, images)
 
 
 def test_summary_counts(net):
-    low_bit = esq.quantize_model(net, {"stem": None, "head": "binary", "*": "ternary"})
+    low_bit = esq.quantize_model(net, {"stem": None, "head": "binary", "depthwise": "int8", "*": "ternary"})
     rows = {row.name: row for row in esq.summary(low_bit).rows}
     assert (rows["stem"].bits, rows["head"].bits, rows["conv"].bits) == (32, 1, 2)
     assert rows["stem"].macs == 6 * 6 * 3 * 3 * 3 * 4
@@ -320,6 +321,8 @@ def test_summary_counts(net):
     assert rows["depthwise"].macs == 4 * 4 * 3 * 3 * 5 * 2
     assert rows["head"].weights == 160 * 3
     assert rows["head"].low_bit_bytes == 160 * 3 // 8 + 4 * 3 + 4 * 3
+    assert (rows["depthwise"].bits, rows["depthwise"].quantizer) == (8, "int8")
+    assert rows["depthwise"].low_bit_bytes == 90 + 4 * 10 + 4 * 10
     assert rows["conv"].low_bit_bytes == 144 // 4 + 4 * 4 + 4 * 4
     assert 0.1 < rows["conv"].zeros < 0.7
     assert rows["head"].zeros == 0

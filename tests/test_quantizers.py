@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 import keras_esq as esq
-from keras_esq.quantize import get_quantizer
+from keras_esq.quantize import get_quantizer, round_int8
 
 SHAPES_AND_AXES = [
     ((7,), -1),
@@ -36,8 +36,13 @@ def twn(row, threshold=0.7):
     return np.where(kept, np.mean(np.abs(row[kept])) * np.sign(row), 0) if kept.any() else np.zeros_like(row)
 
 
+def int8(row):
+    scale = np.abs(row).max() / 127
+    return np.round(row / scale) * scale
+
+
 @pytest.mark.parametrize(("shape", "axis"), SHAPES_AND_AXES)
-@pytest.mark.parametrize(("quantize", "formula"), [(esq.binarize, bwn), (esq.ternarize, twn)])
+@pytest.mark.parametrize(("quantize", "formula"), [(esq.binarize, bwn), (esq.ternarize, twn), (round_int8, int8)])
 def test_values_are_those_of_the_paper(shape, axis, quantize, formula):
     w = np.random.default_rng(1).normal(size=shape).astype(np.float32)
     rows, back = filters(w, axis)
@@ -55,7 +60,7 @@ def test_each_filter_has_exactly_its_levels(shape, axis, quantize, levels):
         assert len(np.unique(np.abs(values[values != 0]))) == 1  # plus and minus one and the same number
 
 
-@pytest.mark.parametrize("quantize", [esq.binarize, esq.ternarize])
+@pytest.mark.parametrize("quantize", [esq.binarize, esq.ternarize, round_int8])
 def test_zero_filters_stay_zero_and_nan_stays_visible(quantize):
     w = np.zeros((3, 2), np.float32)
     w[:, 1] = [1.0, -2.0, 3.0]
@@ -66,6 +71,17 @@ def test_zero_filters_stay_zero_and_nan_stays_visible(quantize):
     assert np.isnan(quantize(w).numpy()[:, 1]).all()
     w[0, 1] = np.inf
     assert not np.isfinite(quantize(w).numpy()[:, 1]).any()
+
+
+@pytest.mark.parametrize(("shape", "axis"), SHAPES_AND_AXES)
+def test_int8_values_are_what_a_file_can_hold_and_rounding_them_again_changes_nothing(shape, axis):
+    w = np.random.default_rng(4).normal(size=shape).astype(np.float32)
+    q = round_int8(w, axis)
+    for row in filters(q.numpy(), axis)[0]:
+        whole = row * 127 / np.abs(row).max()
+        np.testing.assert_allclose(whole, np.round(whole), atol=1e-4)
+    np.testing.assert_allclose(round_int8(q, axis), q, rtol=1e-6)
+    assert np.abs(q - w).max() <= 0.5001 * np.abs(w).max() / 127
 
 
 def test_sign_of_zero_is_plus():
@@ -80,7 +96,7 @@ def test_ternary_threshold():
         np.testing.assert_allclose(esq.ternarize(w, threshold=threshold), expected, rtol=2e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize("quantize", [esq.binarize, esq.ternarize])
+@pytest.mark.parametrize("quantize", [esq.binarize, esq.ternarize, round_int8])
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
 def test_gradient_is_straight_through_in_every_float_type(quantize, dtype):
     w = tf.Variable(tf.cast(tf.random.normal((400, 3)) * 500, dtype))
@@ -97,6 +113,7 @@ def test_gradient_is_straight_through_in_every_float_type(quantize, dtype):
     [
         (lambda: esq.binarize(np.ones((2, 2), np.int32)), TypeError, "floating"),
         (lambda: esq.binarize(np.ones((2, 2), np.float32), axis=2), ValueError, "channel axis"),
+        (lambda: round_int8(np.ones((2, 2), np.int32)), TypeError, "floating"),
         (lambda: esq.ternarize(np.ones((2, 2), np.float32), threshold=-1), ValueError, "threshold"),
         (lambda: esq.Ternary(threshold=float("nan")), ValueError, "threshold"),
         (lambda: esq.Ternary(threshold="0.7"), TypeError, "threshold"),
@@ -113,7 +130,12 @@ def test_wrong_arguments(call, error, words):
 
 @pytest.mark.parametrize(
     "quantizer",
-    [esq.Binary(), esq.Ternary(threshold=0.5), esq.Ternary(axis=(2, 3), probability="softmax", partition="real")],
+    [
+        esq.Binary(),
+        esq.Int8(),
+        esq.Ternary(threshold=0.5),
+        esq.Ternary(axis=(2, 3), probability="softmax", partition="real"),
+    ],
 )
 def test_config_round_trip_and_identifiers(quantizer):
     copy = type(quantizer).from_config(quantizer.get_config())
@@ -122,4 +144,4 @@ def test_config_round_trip_and_identifiers(quantizer):
     assert copy != esq.Binary(stochastic=False)
     assert get_quantizer(quantizer) is quantizer
     assert get_quantizer(quantizer.alias) == get_quantizer(type(quantizer)) == type(quantizer)()
-    assert quantizer.precision == {"binary": 1, "ternary": 2}[quantizer.alias]
+    assert quantizer.precision == {"binary": 1, "ternary": 2, "int8": 8}[quantizer.alias]

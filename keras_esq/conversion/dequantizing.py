@@ -11,8 +11,9 @@ import numpy as np
 
 from keras_esq.conversion.alignment import quantization
 from keras_esq.conversion.constants import stored_constants
-from keras_esq.conversion.kernels import FULL_SCALE, Kernel, kernels, pack
+from keras_esq.conversion.kernels import Kernel, kernels, pack
 from keras_esq.conversion.writing import add_constant, add_tensor, operator_code, serialize
+from keras_esq.quantize.functions import FULL_SCALE
 from keras_esq.runtime.flatbuffer_format import _schema, items, op_name, parse
 
 # Version 1 is the one that every runtime with INT2 takes; its int8 sibling is per channel from 5 on.

@@ -10,15 +10,13 @@ import numpy as np
 
 from keras_esq.conversion.alignment import layer_name
 from keras_esq.conversion.constants import Stored, stored_constants
+from keras_esq.quantize.functions import FULL_SCALE
 from keras_esq.runtime.flatbuffer_format import items, op_name
 
 # Operators with a kernel, and the position of the kernel among their inputs. Biases come right after it.
 KERNELS = {"CONV_2D": 1, "DEPTHWISE_CONV_2D": 1, "FULLY_CONNECTED": 1, "TRANSPOSE_CONV": 1, "CONV_3D": 1}
 # The axis of the output channels in a kernel; the others have them first.
 CHANNEL_AXIS = {"DEPTHWISE_CONV_2D": 3, "CONV_3D": 4}
-
-# Full scale of a per-channel int8 weight: what the converter stores for the largest weight of a channel.
-FULL_SCALE = 127
 
 
 @dataclass(frozen=True)

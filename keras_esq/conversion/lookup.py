@@ -10,9 +10,10 @@ import numpy as np
 
 from keras_esq.conversion.alignment import quantization
 from keras_esq.conversion.constants import stored_constants
-from keras_esq.conversion.kernels import FULL_SCALE, Kernel, is_low_bit, kernels
+from keras_esq.conversion.kernels import Kernel, is_low_bit, kernels
 from keras_esq.conversion.slimming import drop_bias_scales
 from keras_esq.conversion.writing import add_constant, add_tensor, operator_code, serialize
+from keras_esq.quantize.functions import FULL_SCALE
 from keras_esq.runtime.flatbuffer_format import FlatbufferError, _schema, items, op_name, parse
 from keras_esq.runtime.lookup_format import TABLE_HEADER_BYTES
 from keras_esq.runtime.support import DECODE

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from keras_esq.conversion.kernels import FULL_SCALE, Kernel, is_low_bit, kernels, pack
+from keras_esq.conversion.kernels import Kernel, is_low_bit, kernels, pack
 from keras_esq.conversion.writing import add_constant, operator_code
+from keras_esq.quantize.functions import FULL_SCALE
 from keras_esq.runtime.flatbuffer_format import _schema, constant, items, type_name
 
 # What `weights` may be, besides "auto".

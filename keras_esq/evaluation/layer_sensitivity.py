@@ -22,12 +22,13 @@ from keras_esq.evaluation.batches import attack_batch, seeded
 from keras_esq.evaluation.plots import new_figure, write_figure
 from keras_esq.evaluation.sets import get_attacks
 from keras_esq.evaluation.targets import Target
-from keras_esq.quantize import Binary, Ternary, low_bit_weights, strip
+from keras_esq.quantize import Binary, Int8, Ternary, low_bit_weights, strip
 from keras_esq.quantize.configs import low_bit_kernels
 from keras_esq.quantize.functions import Axis
 
 # Bits a weight -> how quantize_model calls it; int8 is what a layer is in a converted file that is not low-bit.
 NAMES: dict[int, str | None] = {1: "binary", 2: "ternary", 8: None}
+_QUANTIZERS = {quantizer.precision: quantizer for quantizer in (Binary, Ternary, Int8)}
 _SCALE_BYTES = 4
 _HEADER = ("layer", "bits", "weights", "bytes", "robust loss", "increase", "robust accuracy")
 
@@ -255,13 +256,7 @@ def kernel_layers(network: Any) -> list[Any]:
 
 def quantized(kernel: np.ndarray, bits: int, axis: Axis) -> np.ndarray:
     """`kernel` at 1, 2 or 8 bits a weight; `axis` is that of its filters."""
-    if bits < 8:
-        quantizer = Binary(axis=axis) if bits == 1 else Ternary(axis=axis)
-        return quantizer.quantize(kernel).numpy()
-    channels = {a % kernel.ndim for a in ((axis,) if isinstance(axis, int) else axis)}
-    within = tuple(a for a in range(kernel.ndim) if a not in channels)
-    scale = np.abs(kernel).max(axis=within, keepdims=True) / 127
-    return np.round(kernel / np.where(scale > 0, scale, 1)) * scale
+    return _QUANTIZERS[bits](axis=axis).quantize(kernel).numpy()
 
 
 def layer_bytes(layer: Any, bits: int) -> int:

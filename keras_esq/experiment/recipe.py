@@ -15,7 +15,7 @@ OPTIMIZERS = ("adam", "sgd")
 PAIRS = tuple(name for name, objective in OBJECTIVES.items() if objective.pairs)
 # What `weights` may be; "mixed" is shared out by the layers' sensitivity.
 WEIGHTS = ("", "binary", "ternary", "mixed", "int8")
-LAYER_WEIGHTS = ("binary", "ternary", "float")
+LAYER_WEIGHTS = ("binary", "ternary", "int8", "float")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,8 +33,8 @@ class Recipe:
             source's layers to the training attack on the first 200 validation images; empty for float. "int8": the
             kernels of a float source rounded to 8 bits with a scale a filter, as in converted files, without training.
         weights_options: of the quantizer, such as threshold or keep_zeros; not with "mixed".
-        layer_weights: {layer name, glob or alias of [network.layers]: "binary", "ternary" or "float"} where a layer
-            differs from `weights`; not with "mixed".
+        layer_weights: {layer name, glob or alias of [network.layers]: "binary", "ternary", "int8" or "float"} where a
+            layer differs from `weights`; not with "mixed".
         max_bytes: of all weights, with "mixed".
         frozen: layers that are not trained: names, globs or aliases. They keep the source's weights, quantized if the
             layer is.

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from keras_esq._keras import describe, from_description, keras, tfmot_quantization
 from keras_esq.quantize.functions import Axis
-from keras_esq.quantize.quantizers import Binary, LowBitQuantizer, Ternary
+from keras_esq.quantize.quantizers import Binary, Int8, LowBitQuantizer, Ternary
 
 layers = keras.layers
 _ACTIVATION_QUANTIZER = {"per_axis": False, "symmetric": False, "narrow_range": False}
@@ -63,7 +63,7 @@ class LowBitQuantizeConfig(tfmot_quantization.QuantizeConfig):
     transposed convolutions, both for depthwise ones), so that one config serves every kind of layer.
 
     Args:
-        quantizer: a `Binary` or `Ternary`, or None to leave the weights as they are.
+        quantizer: a `Binary`, `Ternary` or `Int8`, or None to leave the weights as they are.
         activation_bits: bits of an additional tfmot MovingAverageQuantizer on the layer's output, or None.
 
     Raises:
@@ -75,7 +75,9 @@ class LowBitQuantizeConfig(tfmot_quantization.QuantizeConfig):
         if isinstance(quantizer, dict):  # as get_config() wrote it
             quantizer = from_description(quantizer)
         if quantizer is not None and not isinstance(quantizer, LowBitQuantizer):
-            raise TypeError(f"Expected quantizer to be esq.Binary(), esq.Ternary() or None. Received {quantizer!r}.")
+            raise TypeError(
+                f"Expected quantizer to be esq.Binary(), esq.Ternary(), esq.Int8() or None. Received {quantizer!r}."
+            )
         self.quantizer = quantizer
         self.activation_bits = check_activation_bits(activation_bits)
 
@@ -169,3 +171,15 @@ class TernaryQuantizeConfig(_NamedQuantizeConfig):
     """
 
     quantizer_class = Ternary
+
+
+@keras.saving.register_keras_serializable(package="keras_esq")
+class Int8QuantizeConfig(_NamedQuantizeConfig):
+    """8-bit weights for one layer, for use with tfmot's own `quantize_annotate_layer`.
+
+    Args:
+        activation_bits: as in `LowBitQuantizeConfig`.
+        **settings: arguments of `Int8`.
+    """
+
+    quantizer_class = Int8

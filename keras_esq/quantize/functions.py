@@ -1,4 +1,4 @@
-"""Binary and ternary weights as pure functions W -> Q."""
+"""Binary, ternary and 8-bit weights as pure functions W -> Q."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import tensorflow as tf
 
 Axis = int | tuple[int, ...]
+FULL_SCALE = 127  # of int8, symmetric
 
 
 # Plain tensor code: AutoGraph would only slow its tracing, once per weight.
@@ -71,6 +72,38 @@ def ternarize(w: Any, axis: Axis = -1, threshold: float = 0.7) -> tf.Tensor:
     count = tf.reduce_sum(tf.cast(kept, magnitude.dtype), axis=reduced, keepdims=True)
     alpha = tf.math.divide_no_nan(total, count) + 0.0 * delta
     return straight_through(w, tf.where(kept, tf.where(w >= 0, alpha, -alpha), 0.0 * delta))
+
+
+@as_written
+def round_int8(w: Any, axis: Axis = -1) -> tf.Tensor:
+    """Round each filter of `w` to whole multiples, from -127 to 127, of scale = max |w| / 127 of the filter.
+
+    These are the values that an int8 file can hold: symmetric, with a scale a filter. A filter that is all zero stays
+    all zero. The gradient is straight-through.
+
+    Args:
+        w: weights of any shape, a floating tensor, variable or array.
+        axis: the axis, or axes, of the output channels; every index along them is one filter.
+
+    Returns:
+        A tensor of the shape and type of `w`.
+
+    Raises:
+        TypeError: if `w` is not of a floating type.
+        ValueError: if `axis` is outside the rank of `w`.
+
+    Reference: Jacob et al. 2017 (arXiv 1712.05877); symmetric and a scale a filter as in TensorFlow Lite's
+    specification of 8-bit quantization.
+    """
+    w, reduced = prepare(w, axis)
+    values = accumulate(w)
+    magnitude = tf.abs(values)
+    # 0 * mean: the largest of numbers and a NaN may be a number.
+    largest = tf.reduce_max(magnitude, axis=reduced, keepdims=True) + 0.0 * tf.reduce_mean(
+        magnitude, axis=reduced, keepdims=True
+    )
+    scale = largest / FULL_SCALE
+    return straight_through(w, tf.round(tf.math.divide_no_nan(values, scale)) * scale)
 
 
 def prepare(w: Any, axis: Axis) -> tuple[tf.Tensor, list[int]]:

@@ -41,7 +41,7 @@ def quantize_model(
         model: a built Sequential or functional model of tf-keras or Keras 3, or an ErrorSilencedModel around one. Not
             changed. One of Keras 3 is translated first (`esq.from_keras3`), and proven equal on random inputs. Of one
             pruned by tfmot the wrappers are dropped; `esq.Ternary(keep_zeros=True)` keeps its zeros in training.
-        weights: "binary", "ternary", a quantizer (`esq.Binary()`, `esq.Ternary(threshold=0.7)`), or a dict
+        weights: "binary", "ternary", "int8", a quantizer (`esq.Binary()`, `esq.Ternary(threshold=0.7)`), or a dict
             {layer name or glob: quantizer or None}. Of a dict, an exact name goes before a glob and an earlier glob
             before a later; layers that no key matches keep float weights.
         activation_bits: 8 adds tfmot MovingAverageQuantizers on the outputs that an int8 file quantizes.

@@ -1,4 +1,4 @@
-"""Binary and ternary weights: the thin tfmot quantizers around the pure functions."""
+"""Binary, ternary and 8-bit weights: the thin tfmot quantizers around the pure functions."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from keras_esq.quantize.functions import (
     binarize,
     check_threshold,
     prepare,
+    round_int8,
     straight_through,
     ternarize,
 )
@@ -190,11 +191,27 @@ class Ternary(LowBitQuantizer):
         return {"threshold": self.threshold, "keep_zeros": self.keep_zeros, **super().get_config()}
 
 
-QUANTIZERS: dict[str, type[LowBitQuantizer]] = {cls.alias: cls for cls in (Binary, Ternary)}
+@keras.saving.register_keras_serializable(package="keras_esq")
+class Int8(LowBitQuantizer):
+    """Weights of 8 bits: see `round_int8` for the formula, `LowBitQuantizer` for the arguments. Alias "int8".
+
+    For layers that lose much by 1 or 2 bits and weigh little, as the first and the last one do. An int8 file stores
+    float layers so too, but with these weights the network is trained, measured and counted as it is stored.
+    """
+
+    precision = 8
+    alias = "int8"
+
+    def quantize(self, w: Any) -> tf.Tensor:
+        """All filters of `w` at multiples of their largest weight / 127."""
+        return round_int8(w, self.axis)
+
+
+QUANTIZERS: dict[str, type[LowBitQuantizer]] = {cls.alias: cls for cls in (Binary, Ternary, Int8)}
 
 
 def get_quantizer(identifier: Any, **defaults: Any) -> LowBitQuantizer:
-    """A quantizer from its alias ("binary", "ternary"), its class, or an instance, which is returned as it is.
+    """A quantizer from its alias ("binary", "ternary", "int8"), its class, or an instance, which is returned as it is.
 
     Args:
         identifier: alias, class or instance.
@@ -211,7 +228,7 @@ def get_quantizer(identifier: Any, **defaults: Any) -> LowBitQuantizer:
     if isinstance(identifier, str):
         return QUANTIZERS[_choice("weights", identifier.lower(), tuple(QUANTIZERS))](**defaults)
     raise TypeError(
-        f"Expected a weight quantizer: one of {list(QUANTIZERS)}, esq.Binary() or esq.Ternary(). "
+        f"Expected a weight quantizer: one of {list(QUANTIZERS)}, esq.Binary(), esq.Ternary() or esq.Int8(). "
         f"Received {identifier!r} of type {type(identifier).__name__}."
     )
 

@@ -66,7 +66,7 @@ class LowBitScheme(tfmot_quantization.QuantizeScheme):
     names are kept: the `quantized_layer_name_prefix` of `quantize_apply` has no effect.
 
     Args:
-        weights: "binary", "ternary", or a quantizer such as `esq.Ternary(threshold=0.5)`.
+        weights: "binary", "ternary", "int8", or a quantizer such as `esq.Ternary(threshold=0.5)`.
         activation_bits: as in `quantize_model`.
 
     Raises:

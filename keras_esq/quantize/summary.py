@@ -25,8 +25,8 @@ class LayerSummary:
     Attributes:
         name: its name.
         kind: class of the layer, without its wrapper.
-        quantizer: "binary", "ternary" or "float".
-        bits: bits a kernel weight: 1, 2 or 32 (16 for half-precision variables); 0 for a layer without weights.
+        quantizer: "binary", "ternary", "int8" or "float".
+        bits: bits a kernel weight: 1, 2, 8 or 32 (16 for half-precision variables); 0 for a layer without weights.
         weights: number of weights in kernels that are, or could be, low-bit.
         other_weights: number of all other weights (biases, BatchNormalization), which stay float.
         float_bytes: bytes of all weights at 32 bits.
