@@ -60,7 +60,6 @@ class Step:
         weights: as `quantize_model` takes them, or None for float.
         objective: of ErrorSilencedModel; None for its default, which silences errors.
         epochs: of Adam with a cosine schedule of the learning rate.
-        frozen: layers that keep the source's weights, quantized.
     """
 
     name: str
@@ -69,18 +68,16 @@ class Step:
     weights: Any
     objective: str | None
     epochs: int
-    frozen: tuple[str, ...] = ()
 
 
-# The first and the last layer, 2 % of the weights, suffer most from 1 bit; 2 bits do for them. The first one's few
-# filters are not trained: each that changes sign disturbs all layers behind it.
-BINARY = {"conv1": "ternary", "logits": "ternary", "conv*": "binary"}
+# The first and the last layer, 2 % of the weights, lose the most by few bits.
+ENDS = {"conv1": "int8", "logits": "int8"}
 STEPS = (
     Step("NF", "float, natural training", None, None, "natural", 15),
     Step("AF", "float, adversarial training", None, None, "adversarial", 40),
     Step("AVB", "vanilla binary from AF", "AF", "binary", "natural", 40),
-    Step("AEB", "error-silenced binary from AF", "AF", BINARY, None, 60, frozen=("conv1",)),
-    Step("AET", "error-silenced ternary from AF", "AF", "ternary", None, 40, frozen=("conv1",)),
+    Step("AEB", "error-silenced binary from AF", "AF", {**ENDS, "*": "binary"}, None, 60),
+    Step("AET", "error-silenced ternary from AF", "AF", {**ENDS, "*": "ternary"}, None, 40),
 )
 LEARNING_RATE = 0.01
 # The networks are small, so nearly all epochs go to the fully quantized one.
@@ -147,8 +144,6 @@ def _train(digits: data.Dataset, seed: int) -> dict[str, ErrorSilencedModel]:
 def _train_one(step: Step, network: Any, digits: data.Dataset, progress: Any) -> ErrorSilencedModel:
     if step.weights:
         network = quantize_model(network, step.weights)
-        for name in step.frozen:
-            network.get_layer(name).trainable = False
     attack = None if step.objective == "natural" else TRAINING_ATTACK
     model = ErrorSilencedModel(network, attack=attack, objective=step.objective, name=step.name)
     batches = -(-len(digits.x_train) // BATCH)
