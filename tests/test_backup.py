@@ -2,6 +2,7 @@
 
 import functools
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -208,7 +209,21 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(digits, tmp_path):
 
 # `keras-esq train`.
 
-TRAIN = ["train", "small_cnn", "--epochs", "2", "--steps", "1", "--eps", "0.15", "--batch-size", "300"]
+TRAIN = [
+    "train",
+    "small_cnn",
+    "--epochs",
+    "2",
+    "--steps",
+    "1",
+    "--eps",
+    "0.15",
+    "--batch-size",
+    "300",
+    "--int8",
+    "conv1",
+    "log*",
+]
 
 
 def test_train_command(tmp_path, capsys):
@@ -222,6 +237,8 @@ def test_train_command(tmp_path, capsys):
     assert cli.main([*TRAIN, "--seed", "1", "--out", str(run), "--resume"]) == 1
     assert "seed" in capsys.readouterr().err
     again = str(run / "model.keras")
+    bits = [row.bits for row in esq.summary(esq.load_model(again)).rows if row.weights]
+    assert bits == [8, 2, 2, 8]
     before = state(esq.load_model(again))
     assert cli.main(["train", "--config", str(run / "options.json"), "--out", str(run), "--resume"]) == 0
     for one, other_one in zip(before, state(esq.load_model(again)), strict=True):
@@ -230,6 +247,10 @@ def test_train_command(tmp_path, capsys):
     assert cli.main(["train", again, *natural, "--optimizer", "sgd", "--schedule", "constant"]) == 0
     assert cli.main(["train", again, "--out", str(tmp_path / "twice")]) == 1
     assert "quantized already" in capsys.readouterr().err
+    for wrong, words in ((["--weights", "float"], "--weights float"), (["--int8", "convl"], "convl")):
+        assert cli.main([*TRAIN, *wrong, "--out", str(tmp_path / "wrong")]) == 1
+        assert words in capsys.readouterr().err
+        shutil.rmtree(tmp_path / "wrong", ignore_errors=True)
     student = [*TRAIN, "--epochs", "1", "--objective", "distillation", "--out"]
     assert cli.main([*student, str(tmp_path / "student"), "--teacher", str(other / "model.keras")]) == 0
     assert cli.main([*student, str(tmp_path / "alone")]) == 1

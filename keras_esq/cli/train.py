@@ -30,6 +30,9 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resume", action="store_true", help="go on with the training in --out")
     parser.add_argument("--weights", default="ternary", choices=("binary", "ternary", "float"), help="(%(default)s)")
     parser.add_argument(
+        "--int8", nargs="+", metavar="LAYER", help="layers of 8 bits, best the first and the last: names or globs"
+    )
+    parser.add_argument(
         "--objective",
         default="adversarial_pairing",
         choices=OBJECTIVES,
@@ -123,8 +126,12 @@ def _model(arguments: argparse.Namespace, data: Any) -> Any:
     from keras_esq.training.objectives import build
 
     network = _network(arguments.model, data)
+    if arguments.weights == "float" and arguments.int8:
+        raise ValueError(
+            "Expected --int8 with --weights binary or ternary, whose exceptions they are. Received --weights float."
+        )
     if arguments.weights != "float":
-        network = quantize_model(network, arguments.weights)
+        network = quantize_model(network, {**dict.fromkeys(arguments.int8 or (), "int8"), "*": arguments.weights})
     elif isinstance(network, ErrorSilencedModel):
         network = network.network
     objective, pairing = arguments.objective, {}
