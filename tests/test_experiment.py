@@ -376,7 +376,7 @@ def test_networks_of_presets_can_be_built(preset, some):
         build.check_recipes(experiment.Config(**{**vars(config), "models": few}), dataset(shape))
 
 
-@pytest.mark.parametrize(("name", "hidden"), [("mnist", 512), ("cifar10", 256), ("digits", 0)])
+@pytest.mark.parametrize(("name", "hidden"), [("mnist", 512), ("cifar10", 512), ("digits", 0)])
 def test_the_frontier_narrows_every_layer(name, hidden):
     """Half the width is a quarter of the weights only if the hidden layer is halved too, or absent throughout."""
     config = experiment.load_config("frontier", name)

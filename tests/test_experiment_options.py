@@ -37,6 +37,8 @@ MODELS = [
     {
         **{**LOW_BIT, "name": "bf16", "attack_dtype": "bfloat16", "reestimate": True},
         **{"ratio": {"0": 0.5, "1": 1.0}, "schedule": "restarts"},
+        # So weak that the images under it are answered as the clean ones.
+        **{"restore_best": "val_adversarial_accuracy", "validation_attack": {"attack": "FGSM", "eps": 1e-7}},
     },
 ]
 TABLES = {
@@ -119,6 +121,13 @@ def test_each_recipe_made_what_it_says(run):
     source = made["AF"].get_layer("conv1").kernel.numpy()
     np.testing.assert_array_equal(kept[0], source)
     assert not np.array_equal(kept[1], made["AF"].get_layer("conv2").kernel.numpy())
+
+
+def test_epochs_are_judged_by_the_validation_attack(run):
+    history = json.loads((run / "seed-0" / "bf16" / "history.json").read_text(encoding="utf-8"))
+    assert len(history) == 2
+    for epoch in history:
+        assert epoch["val_adversarial_accuracy"] == epoch["val_accuracy"]
 
 
 def test_what_a_source_froze_can_be_trained_again(run):

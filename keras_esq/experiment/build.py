@@ -49,7 +49,7 @@ def build_model(recipe: Recipe, config: Config, data: Dataset, seed: int, folder
     if recipe.warm_up.get("eps"):
         attack = dataclasses.replace(attack, eps=tf.Variable(attack.eps, trainable=False))
     validates = recipe.restore_best.startswith("val_adversarial")
-    validation = build_attack(recipe.attack, data.bounds) if validates else None
+    validation = build_attack(recipe.validation_attack or recipe.attack, data.bounds) if validates else None
     options: dict[str, Any] = {"objective": build_objective(recipe, config, data, folder)}
     if recipe.orthogonality:
         options["regularizer"] = Orthogonality(recipe.orthogonality)

@@ -49,6 +49,9 @@ class Recipe:
         orthogonality: beta of the regularizer esq.training.Orthogonality on low-bit kernels; 0 for none.
         weight_perturbation: gamma of esq.training.WeightPerturbation; 0 for none.
         attack: of the training, {"attack": class in esq.attacks, and its settings}; not used by "natural".
+        validation_attack: behind val_adversarial_accuracy after each epoch, a table as `attack`; empty for the
+            training's. Name a stronger one where training has a single step, which a network can learn to deceive
+            (catastrophic overfitting, arXiv:2001.03994).
         attack_dtype: "bfloat16" makes the training attack in bfloat16.
         attack_statistics: "batch": BatchNormalization under the training attack takes the statistics of the batch.
         ratio: name of a schedule or {epoch: ratio}; for low-bit models.
@@ -85,6 +88,7 @@ class Recipe:
     orthogonality: float = 0.0
     weight_perturbation: float = 0.0
     attack: dict[str, Any] = dataclasses.field(default_factory=dict)
+    validation_attack: dict[str, Any] = dataclasses.field(default_factory=dict)
     attack_dtype: str = ""
     attack_statistics: str = "moving"
     ratio: Any = "uniform"
