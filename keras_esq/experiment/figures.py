@@ -151,10 +151,11 @@ def _pareto(results: Results, path: Path) -> bool:
     axes.step(
         *zip(*front.values(), strict=True), where="post", color="gray", linewidth=1, label="Pareto front", zorder=1
     )
-    for name, (size, mean) in front.items():
+    for number, (name, (size, mean)) in enumerate(front.items()):
         low, high = shares[name].interval
         axes.errorbar(size, mean, [[max(mean - low, 0)], [max(high - mean, 0)]], color="gray", capsize=3, zorder=1)
-        axes.annotate(name, (size, mean), (5, 5), textcoords="offset points", fontsize=8)
+        # Neighbours are near each other: one name below its point, the next one above.
+        axes.annotate(name, (size, mean), (5, 5 if number % 2 else -11), textcoords="offset points", fontsize=8)
     # Float networks are what the others are compared with, wherever they stand.
     for name in set(kinds.get("float", ())) - set(front):
         axes.annotate(name, (sizes[name], shares[name].mean), (5, -11), textcoords="offset points", fontsize=8)
