@@ -156,8 +156,8 @@ def _pareto(results: Results, path: Path) -> bool:
         axes.errorbar(size, mean, [[max(mean - low, 0)], [max(high - mean, 0)]], color="gray", capsize=3, zorder=1)
         # Neighbours are near each other: one name below its point, the next one above.
         axes.annotate(name, (size, mean), (5, 5 if number % 2 else -11), textcoords="offset points", fontsize=8)
-    # Float networks are what the others are compared with, wherever they stand.
-    for name in set(kinds.get("float", ())) - set(front):
+    # Float networks, rounded ones too, are what the others are compared with, wherever they stand.
+    for name in {*kinds.get("float", ()), *kinds.get("int8", ())} - set(front):
         axes.annotate(name, (sizes[name], shares[name].mean), (5, -11), textcoords="offset points", fontsize=8)
     axes.margins(x=0.15)
     axes.set(
