@@ -34,6 +34,7 @@ MODELS = [
     {**LOW_BIT, "name": "mixed", "weights": "mixed", "max_bytes": 900},
     {"name": "int8", "source": "AF", "weights": "int8"},
     {**LOW_BIT, "name": "layers", "layer_weights": {"first": "ternary", "log*": "float"}, "frozen": ["first"]},
+    {**LOW_BIT, "name": "anew", "source": "layers", "weights": "ternary"},
     {
         **{**LOW_BIT, "name": "bf16", "attack_dtype": "bfloat16", "reestimate": True},
         **{"ratio": {"0": 0.5, "1": 1.0}, "schedule": "restarts"},
@@ -117,6 +118,7 @@ def test_each_recipe_made_what_it_says(run):
     assert esq.summary(made["mixed"]).totals.low_bit_bytes <= 900
     kinds = {row.name: row.quantizer for row in esq.summary(made["layers"]).rows if row.weights}
     assert kinds == {"conv1": "ternary", "conv2": "binary", "conv3": "binary", "logits": "float"}
+    assert {row.quantizer for row in esq.summary(made["anew"]).rows if row.weights} == {"ternary"}
     kept = [one.latent.numpy() for one in low_bit_weights(made["layers"])]
     source = made["AF"].get_layer("conv1").kernel.numpy()
     np.testing.assert_array_equal(kept[0], source)

@@ -138,6 +138,7 @@ def test_strip_needs_nothing_of_this_package(low_bit, digits):
     stripped = esq.strip(low_bit)
     assert type(stripped.get_layer("bn")) is layers.BatchNormalization
     np.testing.assert_allclose(stripped(digits.x_test), low_bit(digits.x_test), atol=1e-4)
+    assert type(esq.strip(low_bit, latent=True).get_layer("bn")) is esq.L1BatchNormalization  # it is trained further
 
 
 @pytest.mark.parametrize("ending", [".keras", ".h5", ""])

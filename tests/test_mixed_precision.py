@@ -30,6 +30,8 @@ def test_mixed_precision(policy, activation_bits, tmp_path):
     x, y = digits.x_train[:300], digits.y_train[:300]
     losses = model.fit(x, y, epochs=3, verbose=0, callbacks=[esq.QuantizationRatio("uniform")]).history["loss"]
     assert losses[-1] < losses[0]
+    latent = esq.strip(model, latent=True)
+    assert {layer.compute_dtype for layer in latent.layers} == {layer.compute_dtype for layer in low_bit.layers}
     kernels = [layer.get_weights()[0] for layer in esq.strip(model).layers if hasattr(layer, "kernel")]
     assert all(len(np.unique(kernel[..., 0])) <= 3 for kernel in kernels)
     model.save(tmp_path / "model.keras")

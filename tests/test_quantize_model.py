@@ -64,6 +64,25 @@ def test_values_after_training_are_exact_in_wrapper_and_strip(net, images):
     assert not any(isinstance(layer, tfmot_quantization.QuantizeWrapper) for layer in plain.layers)
 
 
+@pytest.mark.parametrize("activation_bits", [None, 8])
+def test_stripped_to_its_latent_weights_it_can_be_quantized_anew(net, images, activation_bits):
+    low_bit = esq.quantize_model(net, {"*": "ternary", "head": None}, activation_bits=activation_bits)
+    low_bit.compile("adam", "sparse_categorical_crossentropy")
+    low_bit.fit(images, np.arange(12) % 3, verbose=0)
+    latent = esq.strip(low_bit, latent=True)
+    for weight in low_bit_weights(low_bit):
+        kernel = getattr(latent.get_layer(weight.wrapper.name), weight.attribute)
+        np.testing.assert_array_equal(kernel, weight.latent)
+        assert np.abs(kernel - weight.quantized).max() > 0.001
+    np.testing.assert_array_equal(latent.get_layer("head").kernel, low_bit.get_layer("head").kernel)
+    if not activation_bits:
+        np.testing.assert_array_equal(
+            esq.quantize_model(latent, {"*": "ternary", "head": None})(images), low_bit(images)
+        )
+    anew = esq.quantize_model(latent, "binary")
+    assert {weight.quantizer.alias for weight in low_bit_weights(anew)} == {"binary"}
+
+
 @pytest.mark.parametrize(
     ("weights", "skip", "quantized"),
     [

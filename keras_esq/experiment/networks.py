@@ -15,7 +15,7 @@ from keras_esq.experiment.attacks_in import build_attack
 from keras_esq.experiment.config import Config, Network
 from keras_esq.experiment.recipe import Recipe
 from keras_esq.experiment.tables_in import check_keys, received
-from keras_esq.quantize import Binary, Ternary, low_bit_weights, quantize_model, summary, with_l1_batchnorm
+from keras_esq.quantize import Binary, Ternary, low_bit_weights, quantize_model, strip, summary, with_l1_batchnorm
 from keras_esq.quantize.configs import low_bit_kernels
 from keras_esq.training import load_model
 
@@ -66,7 +66,9 @@ def _changed(recipe: Recipe, config: Config, data: Dataset, folder: Path | None)
         return _pruned(network, recipe, data)
     if recipe.weights == "int8":
         return _rounded(network, recipe)
-    if recipe.weights and not low_bit_weights(network):
+    if recipe.weights:
+        if low_bit_weights(network):
+            network = strip(network, latent=True)
         untrained = recipe.weights == "mixed" and folder is None
         network = quantize_model(
             network, "binary" if untrained else _weights(recipe, network, config, data), **recipe.quantize

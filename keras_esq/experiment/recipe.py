@@ -25,7 +25,8 @@ class Recipe:
     Attributes:
         name: unique; a folder is called so.
         what: in words.
-        source: name of the model that it starts from; empty for new weights.
+        source: name of the model that it starts from; empty for new weights. A low-bit one stays as it is without
+            `weights`, and with them is quantized anew from its latent weights.
         network: of a model without a source: options of the network in place of those of [network], such as width.
         batchnorm: "l1" trains with L1BatchNormalization in place of BatchNormalization; empty for the network's own.
         prune: share of each kernel that tfmot's magnitude pruning sets to 0, reached halfway; of float models.

@@ -96,7 +96,7 @@ def wrap_layers(network: Any, choose: Callable[[Any, str], Any]) -> Any:
         if isinstance(layer, tfmot_quantization.QuantizeWrapper):
             raise ValueError(
                 f"Expected a float model. Received {network.name!r}, whose layer {layer.name!r} is quantized already. "
-                "Quantize the float model, or esq.strip(model) first."
+                "Quantize the float model, or esq.strip(model, latent=True)."
             )
         config = choose(layer, name)
         inner = clone_layer(layer, name)

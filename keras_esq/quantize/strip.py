@@ -11,7 +11,7 @@ from keras_esq.quantize.l1_batchnorm import L1BatchNormalization
 from keras_esq.quantize.state import low_bit_weights
 
 
-def strip(model: Any) -> Any:
+def strip(model: Any, *, latent: bool = False) -> Any:
     """A plain functional Keras model whose kernels hold exactly the quantized values of `model`.
 
     Wrappers, quantizers, partition and activation quantizers are gone, names are kept, and every filter is quantized,
@@ -20,6 +20,9 @@ def strip(model: Any) -> Any:
 
     Args:
         model: a low-bit model, an ErrorSilencedModel, or a plain model, of which a flat copy is returned.
+        latent: the network as it was before `quantize_model`, with the latent weights in place of the quantized values,
+            to be quantized anew: for other bits than it was trained with. Mixed precision and L1BatchNormalization
+            stay.
 
     Returns:
         A tf_keras.Model, not compiled.
@@ -27,8 +30,8 @@ def strip(model: Any) -> Any:
     Raises:
         TypeError, ValueError: as `quantize_model` does, for models whose layers can't be read off.
     """
-    plain, pairs = plain_copy(check_network(model, "strip"), _stripped)
-    quantized = {id(weight.latent): weight.quantized for weight in low_bit_weights(model)}
+    plain, pairs = plain_copy(check_network(model, "strip"), clone_layer if latent else _stripped)
+    quantized = {} if latent else {id(weight.latent): weight.quantized for weight in low_bit_weights(model)}
     for old, new in pairs:
         for old_variable, variable in zip(old.weights, new.weights, strict=True):
             variable.assign(quantized.get(id(old_variable), old_variable))
