@@ -1,6 +1,7 @@
 """What a training may have besides its objective: free and fast training, warm-up, averages, a regularizer."""
 
 import dataclasses
+import types
 
 import numpy as np
 import pytest
@@ -267,6 +268,22 @@ def test_the_best_epoch_of_an_average_is_the_average(digits, tmp_path):
     history = model.fit(x, y, validation_data=(x, y), **options).history
     found = model.evaluate(x, y, verbose=0, return_dict=True)["adversarial_accuracy"]
     assert found == pytest.approx(max(history["val_adversarial_accuracy"]), abs=1.5 / N)
+
+
+@pytest.mark.parametrize(("figure", "start", "epoch"), [("up", 0, 0), ("up", 1, 2), ("loss", 0, 1), ("loss", 3, 4)])
+def test_the_best_epoch_is_chosen_from_the_start_on(tmp_path, figure, start, epoch):
+    """Of those from `start`, the first of equals; what an epoch has for weights is its number."""
+    from keras_esq.experiment.train import Best
+
+    network = small(2, seed=0)
+    best = Best(tmp_path / "best.npz", figure, start)
+    best.set_model(types.SimpleNamespace(network=network))
+    for number, (up, loss) in enumerate([(0.9, 3.0), (0.5, 1.0), (0.7, 1.0), (0.7, 2.5), (0.6, 2.0)]):
+        network.set_weights([np.full_like(w, number) for w in network.get_weights()])
+        best.on_test_end()
+        best.on_epoch_end(number, {"up": up, "loss": loss})
+    best.on_train_end()
+    assert {float(w.max()) for w in network.get_weights()} == {epoch}
 
 
 # The Lipschitz regularizer.

@@ -66,6 +66,8 @@ class Recipe:
             on.
         restore_best: a validation figure, such as "val_adversarial_accuracy"; the weights of its best epoch are kept.
             Empty: those of the last epoch.
+        start_from_epoch: the first, counted from 0, that `restore_best` may choose, as of Keras' EarlyStopping. While
+            the learning rate is high, an epoch is the best of many only by chance.
         reestimate: set the BatchNormalization statistics anew at the end, by the first 1000 training images.
         seeds: trained with the first so many of the experiment's seeds only; 0 for all.
     """
@@ -101,6 +103,7 @@ class Recipe:
     learning_rate: float = 0.001
     schedule: Any = "cosine"
     restore_best: str = ""
+    start_from_epoch: int = 0
     reestimate: bool = False
     seeds: int = 0
 
@@ -136,6 +139,12 @@ def check_recipe(recipe: Recipe, where: str) -> Recipe:
     check_count(f"epochs of {where}", recipe.epochs)
     check_count(f"batch_size of {where}", recipe.batch_size)
     check_count(f"seeds of {where}", recipe.seeds, minimum=0)
+    check_count(f"start_from_epoch of {where}", recipe.start_from_epoch, minimum=0)
+    if recipe.start_from_epoch >= recipe.epochs:
+        raise ValueError(
+            f"Expected start_from_epoch of {where} below its {recipe.epochs} epochs, as they are counted from 0. "
+            f"Received: {recipe.start_from_epoch}."
+        )
     check_positive(f"learning_rate of {where}", recipe.learning_rate)
     for key in ("orthogonality", "weight_perturbation"):
         check_nonnegative(f"{key} of {where}", getattr(recipe, key))

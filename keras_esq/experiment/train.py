@@ -66,11 +66,12 @@ class Best(keras.callbacks.Callback):
     Args:
         path: of the .npz file.
         figure: its name; the highest is best, of a loss the lowest.
+        start: the first epoch that may be kept, counted from 0.
     """
 
-    def __init__(self, path: Path, figure: str) -> None:
+    def __init__(self, path: Path, figure: str, start: int = 0) -> None:
         super().__init__()
-        self._path, self._figure = path, figure
+        self._path, self._figure, self._start = path, figure, start
         self._validated: list[Any] = []
 
     def on_test_end(self, logs: Any = None) -> None:
@@ -81,6 +82,8 @@ class Best(keras.callbacks.Callback):
         """Keep the weights if they are better."""
         if self._figure not in (logs or {}):
             raise ValueError(f"Expected restore_best out of {sorted(logs or {})}. Received: {self._figure!r}.")
+        if epoch < self._start:
+            return
         value = float(logs[self._figure]) * (-1 if self._figure.endswith("loss") else 1)
         if self._path.exists():
             with np.load(self._path) as kept:
@@ -171,7 +174,7 @@ def _callbacks(recipe: Recipe, model: ErrorSilencedModel, data: Dataset, own: Pa
         callbacks.append(WarmUp(**settings))
     # Before the average, which is in place while it is validated.
     if recipe.restore_best:
-        callbacks.append(Best(own / BEST, recipe.restore_best))
+        callbacks.append(Best(own / BEST, recipe.restore_best, recipe.start_from_epoch))
     if recipe.average:
         callbacks.append(WeightAverage(*_statistics_images(data), batch_size=recipe.batch_size))
     return callbacks
