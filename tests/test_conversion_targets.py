@@ -419,3 +419,102 @@ def test_a_layer_that_tflm_computes_wrong_is_named(path, monkeypatch):
     with pytest.raises(ConversionError, match=r"'tflm'.*'six'"):
         convert(quantize_model(model, "ternary"), path, target="mcu", calibration=X)
     assert not path.exists()
+
+
+def adapted():
+    normalization = L.Normalization(name="norm")
+    normalization.adapt(X)
+    stack = [keras.Input((12, 12, 3)), normalization, L.Conv2D(8, 3), L.ReLU(), L.GlobalAveragePooling2D(), L.Dense(5)]
+    return keras.Sequential(stack)
+
+
+def of_one_output(units=1, activation="sigmoid"):
+    stack = [L.Conv2D(16, 3, padding="same"), L.ReLU(), L.Conv2D(units, 1), L.Flatten()]
+    return keras.Sequential([keras.Input((12, 12, 3)), *stack, L.Dense(units, activation=activation, name="one")])
+
+
+def grouped():
+    return keras.Sequential([keras.Input((12, 12, 4)), L.Conv2D(8, 1, groups=2), L.Flatten(), L.Dense(3)])
+
+
+@pytest.mark.parametrize("target", ["phone", "phone-small", "mcu"])
+@pytest.mark.parametrize("make", [adapted, of_one_output, grouped])
+def test_unusual_networks_agree_with_keras(make, target, path):
+    network = make()
+    randomize(network)
+    low_bit, x = quantize_model(network, "ternary"), np.concatenate([X, X], -1)[..., : network.input_shape[-1]]
+    file = convert(low_bit, path, target=target, calibration=x)
+    reference = np.asarray(low_bit(x))  # of the network itself: what `convert` compares with is a stripped copy
+    assert np.abs(file.predict(x) - reference).mean() < 0.05 * np.abs(reference).mean()
+
+
+def test_a_single_output_is_not_packed_in_phone(path):
+    low_bit = quantize_model(of_one_output(), "ternary")
+    convert(low_bit, path, calibration=X)
+    assert {kind for op, kind, _ in kinds(path)} == {"INT8"}
+    with pytest.raises(ValueError, match=r"'one'.*single output.*weights='auto'"):
+        convert(low_bit, path, calibration=X, weights="int4")
+
+
+@pytest.mark.parametrize(("activation", "boundary"), [("sigmoid", 0.5), (None, 0.0)])
+def test_decisions_of_a_single_unit(activation, boundary, path):
+    network = of_one_output(activation=activation)
+    outputs = np.asarray(network(X))
+    bias = network.get_weights()[-1]
+    middle = np.median(outputs if activation is None else np.log(outputs / (1 - outputs)))
+    network.set_weights([*network.get_weights()[:-1], bias - middle])  # both classes are there
+    file = convert(network, path, calibration=X, labels=["cat", "dog"])
+    classes = np.asarray(network(X))[:, 0] > boundary
+    assert 0.2 < classes.mean() < 0.8
+    assert file.agreement.top1 == np.mean((file.predict(X)[:, 0] > boundary) == classes)
+    with pytest.raises(ValueError, match="Expected 2 labels"):
+        convert(network, path, calibration=X, labels=["cat"])
+
+
+def classifier(classes, activation, scale=1.0):
+    keras.utils.set_random_seed(0)
+    stack = [keras.Input((12, 12, 3)), L.Conv2D(8, 3), L.ReLU(), L.GlobalAveragePooling2D()]
+    network = keras.Sequential([*stack, L.Dense(classes, activation=activation)])
+    network.set_weights([scale * w for w in network.get_weights()])
+    return network
+
+
+@pytest.mark.parametrize(("classes", "activation", "coarse"), [(300, "softmax", True), (300, None, False)])
+def test_classes_that_int8_cannot_tell_apart(classes, activation, coarse, path):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        convert(classifier(classes, activation), path, calibration=X)
+    said = [str(one.message) for one in caught if "tell apart" in str(one.message)]
+    assert len(said) == coarse
+    assert all("logits" in one and "0." in one for one in said)
+
+
+def test_a_softmax_of_many_classes_would_end_tflm(path):
+    """At sums of exp(x - max) from 512 on its fixed-point arithmetic ends the process, on boards too."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # int8 can't tell its classes apart
+        with pytest.raises(ConversionError, match=r"'mcu' can run.*511 classes.*logits"):
+            convert(classifier(600, "softmax"), path, target="mcu", calibration=X)
+        assert list(path.parent.iterdir()) == []
+        convert(classifier(600, "softmax"), path, target="ethos-u", calibration=X)
+        convert(classifier(511, "softmax"), path.with_name("fewer.tflite"), target="mcu", calibration=X)
+    with pytest.raises(RuntimeError, match="511 classes"):
+        Flatbuffer(path, "tflm")
+
+
+@pytest.mark.parametrize("target", ["mcu", "ethos-u"])
+def test_an_operator_that_tflm_lacks_is_refused_with_its_layer(target, path, capfd):
+    stack = [keras.Input((12, 12, 3)), L.Conv2D(8, 3), L.Activation("gelu", name="curved"), L.Flatten(), L.Dense(3)]
+    with pytest.raises(ConversionError, match=r"no operator GELU\..*kind: 'curved'") as refused:
+        convert(keras.Sequential(stack), path, target=target, calibration=X)
+    assert "target='ethos-u'" not in str(refused.value)
+    assert "GELU" not in capfd.readouterr().err
+
+
+def test_a_layer_without_any_input_is_refused_with_the_reason(path):
+    x = keras.Input((12, 12, 3))
+    dead = L.Conv2D(4, 1, activation="relu", name="dead", bias_initializer=keras.initializers.Constant(-50.0))(x)
+    behind = L.Conv2D(16, 1, activation="sigmoid", name="behind", bias_initializer="random_normal")(dead)
+    network = keras.Model(x, L.Dense(3)(L.Flatten()(L.Multiply()([L.Conv2D(16, 3, padding="same")(x), behind]))))
+    with pytest.raises(ConversionError, match=r"'behind'.*inputs are 0 on all calibration data"):
+        convert(quantize_model(network, "ternary"), path, calibration=X)

@@ -12,11 +12,14 @@ after folding and fusing and is itself held to Keras' outputs.
 
 from __future__ import annotations
 
+import re
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from keras_esq.conversion.alignment import layer_name
 from keras_esq.conversion.constants_check import ConversionError, check_constants
 from keras_esq.conversion.dequantizing import with_float_kernels
 from keras_esq.conversion.layers import (
@@ -41,6 +44,16 @@ OUTPUT_STEPS = 2.0
 # Rounding itself may make a file useless: beyond OUTPUT_RELATIVE of the outputs' RMS, if that is more than a few steps.
 OUTPUT_RELATIVE = 0.25
 OUTPUT_FEW_STEPS = 4.0
+
+# Decisions that a file must keep not to be warned of where its steps are wider than the lead of the first class.
+_TOP1 = 0.9
+
+# Where a runtime refuses a file: other ones, and TFLM.
+_ADVICE = (
+    "Float activations avoid it: use target='phone-small' or 'float'. Or use weights='int8', or target='ethos-u', "
+    "plain int8 that runs without XNNPACK (litert-builtin, tflite-runtime), or change these layers.",
+    "Use other layers there, or target='phone', 'phone-small' or 'float' on devices with more than TFLM.",
+)
 
 # TFLM's plain loops do 1.5e9 multiply-accumulates a second: 7 seconds. All samples of a network of 30 million.
 _MICRO_MACS = 1e10
@@ -124,9 +137,8 @@ def check_int8(
             outputs = Flatbuffer.from_bytes(content, runtime).predict(x[part])
         except RuntimeError as error:
             raise ConversionError(
-                f"Expected runtime {runtime!r} of the target to take the file. {error} No file was written. Float "
-                "activations avoid it: use target='phone-small' or 'float'. Or use target='ethos-u', plain int8 that "
-                "runs without XNNPACK (litert-builtin, tflite-runtime), or change the layers that the message tells of."
+                f"Expected runtime {runtime!r} of the target to take the file. {error} "
+                f"{_layers_of(content, network, str(error))}No file was written. {_ADVICE[runtime == 'tflm']}"
             ) from error
         rms = _rms(outputs - reference[part])
         if not rms <= (OUTPUT_STEPS + NOISE_FACTOR * noise) * step:
@@ -148,6 +160,7 @@ def check_int8(
                 "BatchNormalization), or use target='phone-small' or 'float', whose activations are float."
             )
         results[runtime] = _agreement(outputs, reference[part])
+    _warn_if_coarse(reference, step, min(result.top1 for result in results.values()))
     return Agreement(
         len(x), results, tuple(LayerAgreement(d.layer, d.tensor, d.steps, d.relative, d.noise) for d in layers)
     )
@@ -237,6 +250,25 @@ def check_decoded(
     return Agreement(len(x), results)
 
 
+def _layers_of(content: bytes, network: Any, message: str) -> str:
+    """A sentence with the layers whose operators a runtime's message names; empty if it names none."""
+    model, names = parse(content), ([layer.name for layer in network.layers], network.output_names[0])
+    named = [one for one in model.subgraphs[0].operators if re.search(rf"\b{op_name(model, one)}\b", message)]
+    found = dict.fromkeys(repr(layer_name(model, one, *names)) for one in named)
+    return f"Layers of that kind: {', '.join(found)}. " if found else ""
+
+
+def _warn_if_coarse(reference: np.ndarray, step: float, top1: float) -> None:
+    """Warn where int8 can't tell the classes apart, as in a softmax over hundreds of them: its step is 1/256."""
+    if top1 < _TOP1 and (lead := float(np.median(_leads(reference)))) < step:
+        warnings.warn(
+            f"Expected classes that int8 can tell apart. The file keeps {top1:.0%} of the decisions: between the first "
+            f"two classes lie {lead / step:.2g} int8 steps of the output (median). End the network in logits, or use "
+            "target='phone-small' or 'float'.",
+            stacklevel=4,
+        )
+
+
 def _output_step(content: bytes) -> float:
     """One int8 step of the output, also where the file gives it as float32."""
     model = parse(content)
@@ -250,8 +282,26 @@ def _output_step(content: bytes) -> float:
 
 def _agreement(outputs: np.ndarray, reference: np.ndarray) -> RuntimeAgreement:
     difference = outputs - reference
-    top1 = float(np.mean(outputs.argmax(-1) == reference.argmax(-1)))
+    top1 = float(np.mean(_classes(outputs, reference) == _classes(reference, reference)))
     return RuntimeAgreement(top1, float(np.abs(difference).max()), _rms(difference), len(outputs))
+
+
+def _classes(outputs: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """The class of each sample; of a single unit by the side of its boundary."""
+    return outputs.argmax(-1) if outputs.shape[-1] > 1 else outputs[:, 0] > _boundary(reference)
+
+
+def _leads(reference: np.ndarray) -> np.ndarray:
+    """How far the second class is behind the first; of a single unit, how far the boundary is."""
+    if reference.shape[-1] == 1:
+        return np.abs(reference[:, 0] - _boundary(reference))
+    second, first = np.moveaxis(np.partition(reference, (-2, -1), -1)[..., -2:], -1, 0)
+    return first - second
+
+
+def _boundary(reference: np.ndarray) -> float:
+    """Between the classes of a single unit: 0.5 of a probability, 0 of a logit."""
+    return 0.5 if reference.min() >= 0 and reference.max() <= 1 else 0.0
 
 
 def _rms(values: np.ndarray) -> float:

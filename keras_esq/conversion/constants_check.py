@@ -8,6 +8,7 @@ import numpy as np
 
 from keras_esq.conversion.alignment import Pair, align, quantization
 from keras_esq.conversion.kernels import KERNELS
+from keras_esq.quantize.functions import FULL_SCALE
 from keras_esq.runtime.flatbuffer_format import op_name, parse
 
 # A constant may be half a step off its float value. Over 40 random networks the largest was 0.51 for weights, where
@@ -68,8 +69,19 @@ def _check(pair: Pair) -> None:
             raise ConversionError(
                 f"Expected the weights in the file to be the Keras weights after folding. Layer {pair.layer!r} "
                 f"({pair.op}) has {count} of {real.size} values of a constant that differ by more than {unit}; the "
-                f"largest difference is {float(off.max()):.4g}. No file was written."
+                f"largest difference is {float(off.max()):.4g}. {_reason(tensor, stored, real)}No file was written."
             )
+
+
+def _reason(tensor: Any, stored: np.ndarray, real: np.ndarray) -> str:
+    """A sentence where the scale itself is too wide, which has a cause of its own; else empty."""
+    scales = list(quantization(tensor))
+    if stored.dtype != np.int8 or not scales or FULL_SCALE * float(np.max(scales[0])) < 2 * np.abs(real).max():
+        return ""
+    return (
+        "Its scale is wider than its weights: TensorFlow makes it so for a layer whose inputs are 0 on all calibration "
+        "data. Pass samples on which it is active, or remove it. "
+    )
 
 
 def _difference(tensor: Any, stored: np.ndarray, real: np.ndarray) -> tuple[np.ndarray, np.ndarray, str]:

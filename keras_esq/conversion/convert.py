@@ -13,6 +13,7 @@ from keras_esq._files import atomic_path, write_atomic
 from keras_esq.conversion.budget import compress_within
 from keras_esq.conversion.c_source import write_c_source
 from keras_esq.conversion.check import (
+    ConversionError,
     check_decoded,
     check_float,
     check_int8,
@@ -138,7 +139,11 @@ def convert(
 
     def runtimes_of(content: bytes) -> list[str]:
         graph = parse(content)
-        return [r for r in rules.runtimes if r in available_runtimes() and refusal(graph, r) is None]
+        refusals = {r: refusal(graph, r) for r in rules.runtimes if r in available_runtimes()}
+        # What tables are for has no other runtime.
+        if rules.storage == "tables" and (why := refusals["tflm"]):
+            raise ConversionError(f"Expected a network that target {target!r} can run: {why}. No file was written.")
+        return [runtime for runtime, said in refusals.items() if said is None]
 
     twin = lower(network)
     if rules.storage == "float":

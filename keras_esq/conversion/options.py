@@ -56,15 +56,15 @@ def check_labels(labels: Sequence[str] | None, classes: int) -> list[str] | None
 
     Raises:
         TypeError: if they are no sequence of strings.
-        ValueError: if there are not as many as classes.
+        ValueError: if there are not as many as classes, of which a single unit tells two apart.
     """
     if labels is None:
         return None
     names = [labels] if isinstance(labels, str) else list(labels)
     if isinstance(labels, str) or not all(isinstance(name, str) for name in names):
         raise TypeError(f"Expected labels as a list of strings, one a class. Received: {labels!r}.")
-    if len(names) != classes:
-        raise ValueError(f"Expected {classes} labels, one a class of the model. Received {len(names)}.")
+    if len(names) != max(classes, 2):
+        raise ValueError(f"Expected {max(classes, 2)} labels, one a class of the model. Received {len(names)}.")
     return names
 
 

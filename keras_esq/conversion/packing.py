@@ -61,21 +61,25 @@ def pack_kernels(model: Any, weights: str, layers: Sequence[str], output_layer: 
     for kernel in list(kernels(model, layers, output_layer)):
         if not is_low_bit(kernel.values):
             continue
-        dense = kernel.op == "FULLY_CONNECTED" or _is_pointwise(kernel)
+        dense = kernel.op == "FULLY_CONNECTED" or _is_pointwise(model, kernel)
         bits = WIDTHS.get(weights, 2 if kernel.op == "FULLY_CONNECTED" else 4)
-        if weights == "auto" and (not dense or _unit(model, kernel, bits) > _COARSEST_UNIT):
+        # XNNPACK refuses a packed dense layer of a single output.
+        single = kernel.op == "FULLY_CONNECTED" and kernel.values.shape[0] == 1
+        if weights == "auto" and (not dense or single or _unit(model, kernel, bits) > _COARSEST_UNIT):
             continue
-        if bits not in _WIDTHS_OF.get("FULLY_CONNECTED" if dense else kernel.op, ()):
+        if single or bits not in _WIDTHS_OF.get("FULLY_CONNECTED" if dense else kernel.op, ()):
             raise ValueError(
                 f"Expected low-bit layers that can hold {weights} beside int8 activations. Layer {kernel.layer!r} "
-                f"({kernel.op}, kernel {kernel.values.shape}) can't: {_advice(bits)}"
+                f"({kernel.op}, kernel {kernel.values.shape}) can't: {_advice(bits, single)}"
             )
         if dense and kernel.op != "FULLY_CONNECTED":
             _make_dense(model, kernel)
         _store(model, kernel, bits, dense, stored)
 
 
-def _advice(bits: int) -> str:
+def _advice(bits: int, single: bool) -> str:
+    if single:
+        return "XNNPACK refuses it for a single output. Use weights='auto' or 'int8', or target='phone-small'."
     if bits == 2:
         return (
             "no runtime has such a kernel. Use weights='auto', which stores it in int8, weights='int4', or "
@@ -84,11 +88,13 @@ def _advice(bits: int) -> str:
     return "no runtime has such a kernel. Use weights='auto' or 'int8', or target='phone-small'."
 
 
-def _is_pointwise(kernel: Kernel) -> bool:
-    options = kernel.operator.builtinOptions
-    return (
-        kernel.op == "CONV_2D" and kernel.values.shape[1:3] == (1, 1) and (options.strideH, options.strideW) == (1, 1)
-    )
+def _is_pointwise(model: Any, kernel: Kernel) -> bool:
+    """Whether a dense layer of several outputs does the same; in groups, each sees a part of the channels."""
+    options, shape = kernel.operator.builtinOptions, kernel.values.shape
+    if kernel.op != "CONV_2D" or shape[1:3] != (1, 1) or (options.strideH, options.strideW) != (1, 1):
+        return False
+    image = model.subgraphs[0].tensors[items(kernel.operator.inputs)[0]]
+    return shape[0] > 1 and items(image.shape)[-1] == shape[3]
 
 
 def _unit(model: Any, kernel: Kernel, bits: int) -> float:

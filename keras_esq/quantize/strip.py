@@ -35,6 +35,7 @@ def strip(model: Any, *, latent: bool = False) -> Any:
     for old, new in pairs:
         for old_variable, variable in zip(old.weights, new.weights, strict=True):
             variable.assign(quantized.get(id(old_variable), old_variable))
+        new.finalize_state()  # Normalization computes with what it then derives from its weights
     return plain
 
 

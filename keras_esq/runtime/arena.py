@@ -6,7 +6,7 @@ import contextlib
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,6 +64,13 @@ def redirected_stderr(descriptor: int) -> Iterator[None]:
     finally:
         os.dup2(kept, 2)
         os.close(kept)
+
+
+@contextlib.contextmanager
+def captured_stderr() -> Iterator[Callable[[], str]]:
+    """What native code has printed to stderr so far, by a call inside the block."""
+    with tempfile.TemporaryFile() as sink, redirected_stderr(sink.fileno()):
+        yield lambda: os.pread(sink.fileno(), 1 << 20, 0).decode("utf-8", "replace")
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ import difflib
 import importlib
 import importlib.util
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable
@@ -17,7 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from keras_esq.runtime.arena import quiet_stderr, recorded_allocations
+from keras_esq.runtime.arena import captured_stderr, recorded_allocations
+
+# What TFLM prints of an operator that it lacks.
+_MISSING_OPERATOR = re.compile(r"Failed to get registration from op code\s+(\S+)")
 
 # What resizing the batch of a damaged or unusual graph raises, in any of the interpreters.
 _NATIVE_ERRORS = (RuntimeError, ValueError, MemoryError)
@@ -115,17 +119,19 @@ class MicroBackend(Backend):
         # Host memory is cheap and each refused arena prints to stderr, so the first try is a generous one.
         size = max(10 * len(content), 1 << 20)
         while True:
-            try:
-                with quiet_stderr() if size < self._LARGEST_ARENA else contextlib.nullcontext():
+            with captured_stderr() as printed:
+                try:
                     self._interpreter = module.runtime.Interpreter.from_bytes(content, arena_size=size)
-                break
-            except RuntimeError as error:
-                size *= 4
-                if size > self._LARGEST_ARENA:
-                    raise RuntimeError(
-                        f"Expected a graph that TFLM can allocate. It refused it with an arena of {size // 4} bytes "
-                        f"({error}); its own message is on stderr. Use another runtime if an operator is not supported."
-                    ) from error
+                    break
+                except RuntimeError as error:
+                    said, refused = printed(), error
+            if missing := _MISSING_OPERATOR.search(said):
+                raise RuntimeError(f"TFLM has no operator {missing[1]}") from refused
+            size *= 4
+            if size > self._LARGEST_ARENA:
+                raise RuntimeError(
+                    f"TFLM refused the graph with an arena of {size // 4} bytes: {' '.join(said.split()) or refused}"
+                ) from refused
         if arena_size is not None:
             self._interpreter = self._in_arena(module, content, arena_size)
 
@@ -291,7 +297,7 @@ def open_backend(
         return entry.open(module, content, num_threads, arena_size, max_batch)
     except _NATIVE_ERRORS as error:
         raise RuntimeError(
-            f"Expected a file that runtime {runtime!r} can run. It answered: {error}. "
+            f"Expected a file that runtime {runtime!r} can run. It answered: {str(error).rstrip('. ')}. "
             f"Other runtimes here: {[n for n in available_runtimes() if n != runtime]}."
         ) from error
 

@@ -10,6 +10,8 @@ from keras_esq.runtime.flatbuffer_format import constant_bytes, items, op_name, 
 DECODE = "TFLM_DECODE"
 
 _OLD = ("tflite-runtime", "tflite-runtime-ref")
+# TFLM's int8 softmax ends the process where exp(x - max) adds up to 512, which fewer classes can't.
+_SOFTMAX_CLASSES = 511
 _CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "CONV_3D")
 
 
@@ -30,6 +32,13 @@ def refusal(model: Any, runtime: str) -> str | None:
             for position, tensor in constants:
                 if why := _refused(runtime, op_name(model, operator), position, tensor):
                     return why
+            if op_name(model, operator) == "SOFTMAX" and runtime == "tflm":
+                tensor = subgraph.tensors[items(operator.inputs)[0]]
+                if type_name(tensor) == "INT8" and items(tensor.shape)[-1] > _SOFTMAX_CLASSES:
+                    return (
+                        f"TFLM's int8 softmax of more than {_SOFTMAX_CLASSES} classes ends the process at outputs of "
+                        "low confidence: end the network in logits"
+                    )
             if op_name(model, operator) == DECODE and runtime != "tflm":
                 return (
                     "its weights are look-up tables, which only TFLM decodes: use runtime='tflm', or convert with "
