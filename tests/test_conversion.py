@@ -360,12 +360,38 @@ def test_saturation_that_the_quantizer_means_is_no_mismatch():
     assert agreement.top1 > 0.5
 
 
-def test_layer_names_in_tensor_names():
-    names = ["conv", "bn", "relu", "dense_1"]
-    assert layer_of("model/relu/Relu;model/bn/FusedBatchNormV3;model/conv/Conv2D", names) == "relu"
-    assert layer_of("model/conv_1/Conv2D", names) == "conv"
-    assert layer_of("model/dense_1/MatMul;model/dense_1/BiasAdd", names) == "dense_1"
-    assert layer_of("StatefulPartitionedCall:0", names) is None
+LAYER_NAMES = [
+    ("model/relu/Relu;model/bn/FusedBatchNormV3;model/conv/Conv2D", "conv bn relu", "relu"),
+    ("model/conv_1/Conv2D", "conv bn relu", "conv"),
+    ("model/dense_1/MatMul;model/dense_1/BiasAdd", "conv relu dense_1", "dense_1"),
+    ("StatefulPartitionedCall:0", "conv bn relu", None),
+    # A number of a layer's own.
+    ("model/act_1/Relu;model/conv_1/Conv2D", "conv_1 act_1 conv act", "act_1"),
+    ("model/act/Relu;model/conv/Conv2D", "conv act conv_1 act_1", "act"),
+    # Other scopes that are named like a layer: the model, a layer inside of a layer.
+    ("conv/relu/Relu", "relu conv", "relu"),
+    ("model/block/conv/Conv2D", "block conv", "block"),
+    # Slashes, and the names of rewritten files, which have no model.
+    ("model/conv1/bn/FusedBatchNormV3;model/conv1/conv/Conv2D", "conv1/conv conv1/bn", "conv1/bn"),
+    ("relu/CONV_2D", "conv relu", "relu"),
+]
+
+
+@pytest.mark.parametrize(("tensor", "layers", "expected"), LAYER_NAMES)
+def test_layer_names_in_tensor_names(tensor, layers, expected):
+    assert layer_of(tensor, layers.split()) == expected
+
+
+def test_numbered_layers_are_told_apart(path):
+    """`act` after `act_1`, as with Keras' own names where layers run in another order than they were made."""
+    x = inputs = keras.Input((10, 9, 3))
+    for number in ("_1", "_2", ""):
+        x = L.ReLU(name=f"act{number}")(L.Conv2D(16, 3, name=f"conv{number}")(x))
+    model = keras.Model(inputs, L.Dense(3, name="d")(L.Flatten(name="flat")(x)))
+    bits = {"conv_1": "int8", "conv_2": "binary", "conv": "ternary", "d": "ternary"}
+    file = convert(quantize_model(model, bits), path, target="mcu", calibration=X)
+    assert [layer.layer for layer in file.agreement.layers] == ["act_1", "act_2", "act", "flat", "d"]
+    assert list(file.metadata["bits"].values()) == [8, 1, 2, 2]
 
 
 # ---- bad input

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,10 +106,23 @@ def layer_of(tensor_name: str, layers: Sequence[str]) -> str | None:
         tensor_name: such as "model/relu/Relu;model/conv/Conv2D".
         layers: names of the Keras layers in order of execution.
     """
-    parts = {part for name in tensor_name.split(";") for part in name.split("/")[:-1]}
-    # A shared layer's later calls are numbered by the converter.
-    stems = parts | {re.sub(r"_\d+$", "", part) for part in parts}
-    return next((layer for layer in reversed(layers) if layer in stems), None)
+    known = set(layers)
+    found = {_owner(name.split("/")[:-1], known) for name in tensor_name.split(";")}
+    return next((layer for layer in reversed(layers) if layer in found), None)
+
+
+def _owner(scopes: list[str], layers: Set[str]) -> str | None:
+    """The layer that the scopes of one name belong to, the outermost if there are several."""
+    # The first scope is the model's, whose name a layer may have too; only the names that `slim` writes have no model.
+    for start in (*range(1, len(scopes)), 0):
+        # A layer's own name may have slashes.
+        for end in range(len(scopes), start, -1):
+            if (name := "/".join(scopes[start:end])) in layers:
+                return name
+            # A shared layer's later calls are numbered by the converter, which another layer's own name may look like.
+            if (stem := re.sub(r"_\d+$", "", name)) in layers:
+                return stem
+    return None
 
 
 def quantization(tensor: Any) -> Iterator[np.ndarray]:
