@@ -236,6 +236,67 @@ def test_noise_that_leaves_nothing_is_refused(path):
     assert not path.exists()
 
 
+# Operators that have one range for all inputs, which the converter carries back to the image.
+SHARED_RANGES = {
+    "concatenate": lambda x, y: L.Concatenate()([x, y]),
+    "maximum": lambda x, y: L.Maximum()([x, y]),
+    "minimum": lambda x, y: L.Minimum()([x, y]),
+    "pooled": lambda x, y: L.Concatenate()([L.MaxPooling2D()(x), L.MaxPooling2D()(y)]),
+    "padded": lambda x, y: L.Concatenate()([L.ZeroPadding2D()(x), L.ZeroPadding2D()(y)]),
+    "resized": lambda x, y: L.Concatenate()([L.UpSampling2D()(x), L.UpSampling2D()(y)]),
+    "squashed": lambda x, y: L.Concatenate()([L.Dense(2)(L.Activation("sigmoid")(x)), L.ReLU(6.0)(x), x, y]),
+    "added too": lambda x, y: L.Concatenate()([x, L.Add()([x, y])]),
+}
+
+
+def shared_range_network(join, tiny=1.0):
+    """The image goes into a convolution of a wide range and beside it into `join`."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((10, 9, 3))
+    y = L.Conv2D(3, 3, padding="same", bias_initializer="random_normal", name="wide")
+    model = keras.Model(inputs, L.Dense(5)(L.GlobalAveragePooling2D()(join(inputs, y(inputs)))))
+    kernel, bias = y.get_weights()
+    y.set_weights([20 * kernel * [1, 1, tiny], bias])
+    return model
+
+
+@pytest.mark.parametrize(
+    ("join", "io", "bounds", "expected"),
+    [
+        *((join, "int8", (0, 1), (1 / 255, -128)) for join in SHARED_RANGES),
+        ("concatenate", "uint8", (0, 1), (1 / 255, 0)),
+        ("concatenate", "float32", (0, 1), None),
+        ("maximum", "int8", (-1, 2), (3 / 255, -43)),
+    ],
+)
+def test_the_image_keeps_its_own_scale(join, io, bounds, expected, path):
+    """So that an 8-bit image loses nothing on its way into layers with kernels."""
+    model = quantize_model(shared_range_network(SHARED_RANGES[join]), "ternary")
+    low, high = bounds
+    file = convert(model, path, target="mcu", calibration=X * (high - low) + low, io=io, bounds=bounds)
+    assert file.input_quantization == (expected and pytest.approx(expected))
+    file = parse(path.read_bytes())
+    graph = file.subgraphs[0]
+    kernel = next(o for o in graph.operators if op_name(file, o) == "CONV_2D")
+    assert graph.tensors[kernel.inputs[0]].quantization.scale == pytest.approx((high - low) / 255)
+
+
+@pytest.mark.parametrize("weights", [None, "ternary"])
+def test_a_bias_beside_weights_of_almost_0_fits_the_images_scale(weights, path):
+    """In the image's scale times that of such a filter it would leave int32."""
+    model = shared_range_network(SHARED_RANGES["concatenate"], tiny=1e-8)
+    file = convert(quantize_model(model, weights) if weights else model, path, target="mcu", calibration=X)
+    assert file.input_quantization == pytest.approx((1 / 255, -128))
+    assert file.agreement.top1 > 0.8
+
+
+def test_another_scale_of_the_input_is_an_error(path, monkeypatch):
+    monkeypatch.setattr(MODULE, "keep_input_scale", lambda *arguments: None)
+    with pytest.raises(ConversionError, match=r"scale and zero point of the bounds \(0.*'concatenate.*No file was"):
+        convert(shared_range_network(SHARED_RANGES["concatenate"]), path, calibration=X)
+    assert not path.exists()
+
+
 # ---- what the check finds
 
 

@@ -22,6 +22,7 @@ from keras_esq.conversion.check import (
     keras_outputs,
 )
 from keras_esq.conversion.dequantizing import dequantize_kernels
+from keras_esq.conversion.input_scale import check_input_scale, keep_input_scale
 from keras_esq.conversion.inputs import calibration_data, plain_model, with_bounds
 from keras_esq.conversion.kernels import layer_bits
 from keras_esq.conversion.lowering import lower
@@ -157,6 +158,8 @@ def convert(
     else:
         plain = lower(network, with_bounds(samples, bounds), io)
         graph = parse(plain)
+        keep_input_scale(graph, plain, twin, bounds, *names)
+        check_input_scale(graph, bounds, *names)
         if rules.storage == "packed":
             pack_kernels(graph, weights, *names)
         if "tflm" in rules.runtimes:

@@ -99,7 +99,8 @@ def with_bounds(samples: np.ndarray, bounds: tuple[float, float]) -> np.ndarray:
     """The samples and two copies of the first, one pixel of which is at the lower or the upper bound.
 
     The converter makes the input's scale out of the lowest and highest value that it sees. So it matches the bounds
-    exactly (1/255 and -128 for (0, 1)), where an 8-bit image loses nothing, whatever the samples' own range.
+    exactly (1/255 and -128 for (0, 1)), where an 8-bit image loses nothing, whatever the samples' own range. Where an
+    operator gives the image another range, `keep_input_scale` takes it back.
     """
     corners = np.repeat(samples[:1], 2, axis=0)
     corners.reshape(2, -1)[:, 0] = bounds
