@@ -305,6 +305,48 @@ def test_one_sigmoid_unit_and_one_logit(images):
     assert results[0]["accuracy"] == pytest.approx(((net(images)[:, 0] > 0.5) == y).numpy().mean())
 
 
+@pytest.mark.parametrize("head", [None, "softmax"])
+@pytest.mark.parametrize(
+    ("loss", "units"),
+    [
+        ("SparseCategoricalCrossentropy", 3),
+        (["sparse_categorical_crossentropy"], 3),
+        ({"output_1": "sparse_categorical_crossentropy"}, 3),
+        (keras.losses.sparse_categorical_crossentropy, 3),
+        (keras.losses.SparseCategoricalCrossentropy, 3),
+        ("CategoricalCrossentropy", 3),
+        ("categorical_focal_crossentropy", 3),
+        ("CategoricalFocalCrossentropy", 3),
+        ("BinaryCrossentropy", 1),
+        ("bce", 1),
+        ("BCE", 1),
+        ("binary_focal_crossentropy", 1),
+        ("mse", 3),
+    ],
+)
+def test_a_loss_by_any_name_fits_logits_and_probabilities(images, head, loss, units):
+    """Against Keras' own object, told what it gets."""
+    if units == 1:
+        head = head and "sigmoid"
+    net = plain_net(head, units)
+    (one,) = loss.values() if isinstance(loss, dict) else loss if isinstance(loss, list) else [loss]
+    cls = getattr(one, "__name__", one)
+    names = {"bce": "BinaryCrossentropy", "BCE": "BinaryCrossentropy", "mse": "MeanSquaredError"}
+    cls = names.get(cls, "".join(w[0].upper() + w[1:] for w in cls.split("_")))
+    told = {} if one == "mse" else {"from_logits": head is None}
+    kind = {"SparseCategoricalCrossentropy": "ids", "MeanSquaredError": None}
+    kind = kind.get(cls, "one-hot" if units == 3 else None)
+    y = Y.astype(float) if kind == "ids" else np.eye(3)[Y] if units == 3 else (np.arange(12.0) % 2)[:, None]
+    model = esq.ErrorSilencedModel(net, objective="natural")
+    model.compile(keras.optimizers.SGD(0.0), loss)
+    expected = float(getattr(keras.losses, cls)(**told)(y, net(images)))
+    assert model.fit(images, y, verbose=0).history["loss"][0] == pytest.approx(expected, rel=1e-4)
+    assert model.evaluate(images, y, verbose=0) == pytest.approx(expected, rel=1e-4)
+    if kind is not None:
+        with pytest.raises(ValueError, match="one-hot"):
+            model.evaluate(images, np.eye(3)[Y] if kind == "ids" else Y, verbose=0)
+
+
 def test_other_input_ranges_and_integer_images():
     x = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 3)).astype(np.uint8)
     net = keras.Sequential([keras.Input((8, 8, 3)), layers.Rescaling(1 / 255), *plain_net().layers])
@@ -446,6 +488,10 @@ def test_bad_arrays_are_refused(images, x, y, words):
         compiled(tiny()).fit(x(images), y, verbose=0)
 
 
+def own_loss(y, outputs, from_logits=False):
+    return keras.losses.sparse_categorical_crossentropy(y, outputs, from_logits=from_logits)
+
+
 def test_ids_where_one_hot_is_expected(images):
     model = esq.ErrorSilencedModel(tiny(), attack=PGD)
     model.compile("sgd", "categorical_crossentropy")
@@ -480,6 +526,12 @@ def test_ids_where_one_hot_is_expected(images):
             ValueError,
             "from_logits=True",
         ),
+        (
+            lambda: esq.ErrorSilencedModel(tiny()).compile("sgd", own_loss),
+            ValueError,
+            r"from_logits=True.*own_loss\(from_logits=False\)",
+        ),
+        (lambda: esq.ErrorSilencedModel(tiny()).compile("sgd", "crossentropie"), ValueError, "crossentropie"),
     ],
 )
 def test_wrong_arguments(make, error, words):

@@ -17,9 +17,12 @@ _CHUNK = 4096
 
 def label_kind(loss: Any) -> str | None:
     """The form of labels that a loss takes, "ids" or "one-hot"; None if it is not known."""
+    if isinstance(loss, dict) and len(loss) == 1:  # {name of the output: loss}
+        (loss,) = loss.values()
     if isinstance(loss, keras.losses.SparseCategoricalCrossentropy):
         return "ids"
-    return "one-hot" if isinstance(loss, keras.losses.CategoricalCrossentropy) else None
+    one_hot = (keras.losses.CategoricalCrossentropy, keras.losses.CategoricalFocalCrossentropy)
+    return "one-hot" if isinstance(loss, one_hot) else None
 
 
 def check_label_form(shape: Any, units: int, kind: str | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import tensorflow as tf
@@ -10,10 +11,13 @@ from keras_esq._keras import keras
 from keras_esq.attacks.logits import head_kind
 from keras_esq.quantize.graph import all_calls
 
+# What Keras' names of functions stand for; those of classes it resolves itself.
 _LOSSES = {
-    "sparse_categorical_crossentropy": keras.losses.SparseCategoricalCrossentropy,
-    "categorical_crossentropy": keras.losses.CategoricalCrossentropy,
-    "binary_crossentropy": keras.losses.BinaryCrossentropy,
+    keras.losses.sparse_categorical_crossentropy: keras.losses.SparseCategoricalCrossentropy,
+    keras.losses.categorical_crossentropy: keras.losses.CategoricalCrossentropy,
+    keras.losses.categorical_focal_crossentropy: keras.losses.CategoricalFocalCrossentropy,
+    keras.losses.binary_crossentropy: keras.losses.BinaryCrossentropy,
+    keras.losses.binary_focal_crossentropy: keras.losses.BinaryFocalCrossentropy,
 }
 _ACCURACIES = ("accuracy", "acc", "binary_accuracy")
 
@@ -69,21 +73,49 @@ def apply_head(head: str, logits: Any) -> Any:
 def loss_for_head(loss: Any, head: str) -> Any:
     """A loss named by a string, as an object that knows whether it gets logits; others are checked.
 
+    Args:
+        loss: as `compile` takes it: any of Keras' names, one of its functions or classes, an object, a function of
+            your own; or a list of one, or a dict, of these.
+        head: what the network ends in, as `trace_head` says.
+
     Raises:
-        ValueError: for a loss object whose `from_logits` contradicts the network's last layer.
+        ValueError: for an unknown name, and for a loss object, or a function of your own, whose `from_logits`
+            contradicts the network's last layer.
     """
+    if isinstance(loss, list | tuple) and len(loss) == 1:
+        return loss_for_head(loss[0], head)
+    if isinstance(loss, dict):
+        return {name: loss_for_head(one, head) for name, one in loss.items()}
     logits = head == "logits"
-    if isinstance(loss, str) and loss in _LOSSES:
+    named = isinstance(loss, str)
+    loss = keras.losses.get(loss) if named else loss
+    if inspect.isfunction(loss) and loss in _LOSSES:
         return _LOSSES[loss](from_logits=logits)
+    if isinstance(loss, type) and issubclass(loss, keras.losses.Loss):
+        loss, named = loss(), True
     if isinstance(loss, keras.losses.Loss):
-        from_logits = loss.get_config().get("from_logits")
-        if from_logits is not None and bool(from_logits) != logits:
-            ends = "logits" if logits else f"a {head}"
-            raise ValueError(
-                f"Expected a loss with from_logits={logits}, because the network ends in {ends}. Received "
-                f"{type(loss).__name__}(from_logits={from_logits}). Change it, or pass the loss by its name."
-            )
+        config = loss.get_config()
+        from_logits = config.get("from_logits")
+        if named and from_logits is not None:
+            return type(loss).from_config({**config, "from_logits": logits})
+        name = type(loss).__name__
+    else:
+        from_logits, name = _default_from_logits(loss), getattr(loss, "__name__", repr(loss))
+    if from_logits is not None and bool(from_logits) != logits:
+        ends = "logits" if logits else f"a {head}"
+        raise ValueError(
+            f"Expected a loss with from_logits={logits}, because the network ends in {ends}. Received "
+            f"{name}(from_logits={from_logits}). Change it, or pass one of Keras' losses by its name."
+        )
     return loss
+
+
+def _default_from_logits(function: Any) -> Any:
+    """The default of a function's argument `from_logits`; None without one."""
+    if not inspect.isfunction(function):
+        return None
+    argument = inspect.signature(function).parameters.get("from_logits")
+    return None if argument is None or argument.default is argument.empty else argument.default
 
 
 def metrics_for_head(metrics: Any, head: str, units: int) -> Any:
