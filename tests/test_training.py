@@ -278,6 +278,35 @@ def test_natural_training_is_that_of_keras(images, how):
     assert ours_evaluated == pytest.approx(theirs_evaluated, rel=1e-4)
 
 
+@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize("split", [0.0, 1 / 3])
+def test_sample_and_class_weights_of_arrays(images, split, shuffle):
+    """As Keras where it can; it can't where the last batch is smaller."""
+    one_hot = np.eye(3)[Y]
+    network, weight, class_weight = plain_net("softmax"), np.linspace(0, 2, 12), {0: 1.0, 1: 0.2, 2: 3.0}
+    model = esq.ErrorSilencedModel(network, objective="natural")
+    settings = {"sample_weight": weight, "class_weight": class_weight, "validation_split": split, "verbose": 0}
+    logs = []
+    for net in (model, network):
+        net.compile(keras.optimizers.SGD(0.0), "categorical_crossentropy", weighted_metrics=["accuracy"])
+        logs.append(net.fit(images, one_hot, batch_size=4, shuffle=shuffle, **settings).history)
+    assert all(logs[0][name] == pytest.approx(logs[1][name], rel=1e-5) for name in logs[1])
+    np.testing.assert_array_equal(weight, np.linspace(0, 2, 12))
+    uneven = model.fit(images, one_hot, batch_size=7, shuffle=shuffle, **settings).history
+    assert all(uneven[name] == pytest.approx(logs[1][name], rel=1e-5) for name in logs[1])
+    ids = esq.ErrorSilencedModel(network, objective="natural")
+    ids.compile(keras.optimizers.SGD(0.0), "sparse_categorical_crossentropy")
+    settings["sample_weight"] = weight[:, None]
+    fitted = ids.fit(images, Y[:, None], batch_size=5, shuffle=shuffle, **settings).history
+    assert fitted["loss"] == pytest.approx(logs[1]["loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize("class_weight", [{0: 1.0, 2: 1.0}, {0: 1.0, 1: 1.0}])
+def test_class_weights_that_lack_a_class(images, class_weight):
+    with pytest.raises(ValueError, match="class_weight"):
+        compiled(tiny()).fit(images, Y, sample_weight=np.ones(12), class_weight=class_weight, verbose=0)
+
+
 @pytest.mark.parametrize("objective", ["adversarial", "pairing"])
 def test_softmax_and_logits_train_alike(images, objective):
     results = []

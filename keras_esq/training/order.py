@@ -36,9 +36,11 @@ def fit_batches(
         check: called with the images and labels of validation arrays.
 
     Raises:
-        ValueError: for a `validation_split` that is no share, and for arrays of different lengths.
+        ValueError: for a `validation_split` that is no share, for arrays of different lengths, and for class weights
+            that lack a class.
     """
     given = _arguments(fit, x, y, args, kwargs)
+    given |= _joined_weights(given)
     size = given["batch_size"]
     if not _is_distributed(model):
         given |= _training_batches(given, model.random_state)
@@ -66,16 +68,51 @@ def _arguments(method: Any, x: Any, y: Any, args: tuple[Any, ...], kwargs: dict[
     return {**given, **others}
 
 
+def _joined_weights(given: dict[str, Any]) -> dict[str, Any]:
+    """What changes in the arguments of `fit` if arrays have sample and class weights: these are multiplied into those.
+
+    Keras does so batch by batch, and fails where the size of a batch is not known before, as in any dataset.
+    """
+    class_weight = given["class_weight"]
+    parts = _arrays(given["x"], given["y"], given["sample_weight"])
+    if class_weight is None or len(parts) != 3:
+        return {}
+    ids = sorted(class_weight)
+    if ids != list(range(len(ids))):
+        raise ValueError(f"Expected class_weight {{0: ..., 1: ...}}, one of every class. Received {class_weight}.")
+    y, weight = (np.asarray(part) for part in parts[1:])
+    # As Keras reads labels.
+    y = y.argmax(axis=-1) if y.ndim > 1 and y.shape[-1] > 1 else np.round(y.reshape(-1)).astype(int)
+    if len(y) != len(weight):
+        return {}  # refused later, with what there is
+    # Keras keeps class weights from the validation split, which is the end of the data.
+    y = y[: math.floor(len(y) * (1 - _split(given)))]
+    if y.size and (y.min() < 0 or y.max() >= len(ids)):
+        raise ValueError(
+            f"Expected class_weight with every class in y. Received {class_weight}, for classes to {y.max()}."
+        )
+    joined = weight.astype(keras.backend.floatx())
+    factors = np.asarray([class_weight[i] for i in ids], joined.dtype)[y]
+    joined[: len(y)] *= factors.reshape(-1, *[1] * (joined.ndim - 1))
+    return {"sample_weight": joined, "class_weight": None}
+
+
+def _split(given: dict[str, Any]) -> float:
+    """The share of the data that is kept for validation, 0 if there are other data for it."""
+    split = float(given["validation_split"] or 0)
+    if not 0 <= split < 1:
+        raise ValueError(f"Expected validation_split from 0 to below 1, a share of the data. Received: {split}.")
+    return split if given["validation_data"] is None else 0.0
+
+
 def _training_batches(given: dict[str, Any], random_state: tf.Variable) -> dict[str, Any]:
     """What changes in the arguments of `fit` if they are shuffled arrays."""
     parts = _arrays(given["x"], given["y"], given["sample_weight"])
     if given["steps_per_epoch"] is not None or given["shuffle"] is not True or not parts:
         return {}
-    split = float(given["validation_split"] or 0)
-    if not 0 <= split < 1:
-        raise ValueError(f"Expected validation_split from 0 to below 1, a share of the data. Received: {split}.")
+    split = _split(given)
     changed: dict[str, Any] = {"y": None, "sample_weight": None, "batch_size": None, "validation_split": 0.0}
-    if split and given["validation_data"] is None:
+    if split:
         # As Keras does it: the last ones, before shuffling.
         at = math.floor(len(parts[0]) * (1 - split))
         changed["validation_data"] = tuple(part[at:] for part in parts)
