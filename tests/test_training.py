@@ -12,6 +12,7 @@ import keras_esq as esq
 from keras_esq._keras import keras
 from keras_esq.attacks.base import Attack
 from keras_esq.quantize import get_ratio, low_bit_weights
+from keras_esq.training.heads import trace_head
 from keras_esq.training.pairing import pairing_distance
 
 Y = np.arange(12) % 3
@@ -374,6 +375,36 @@ def test_a_loss_by_any_name_fits_logits_and_probabilities(images, head, loss, un
     if kind is not None:
         with pytest.raises(ValueError, match="one-hot"):
             model.evaluate(images, np.eye(3)[Y] if kind == "ids" else Y, verbose=0)
+
+
+@pytest.mark.parametrize(
+    ("ends", "head"),
+    [
+        ([layers.Dense(3, "softmax"), layers.Reshape((3,))], "softmax"),
+        ([layers.Reshape((1, 1, 8)), layers.Conv2D(3, 1, activation="softmax"), layers.Flatten()], "softmax"),
+        ([layers.Dense(3), layers.Softmax(), layers.Dropout(0.1), layers.Flatten()], "softmax"),
+        ([layers.Dense(1, "sigmoid"), layers.Activation("linear", dtype="float64")], "sigmoid"),
+        ([keras.Sequential([layers.Dense(3, "softmax"), layers.Flatten()]), layers.Reshape((3,))], "softmax"),
+        ([layers.Dense(3), layers.Activation("linear")], "logits"),
+        ([layers.Reshape((1, 1, 8)), layers.Conv2D(3, 1), layers.GlobalAveragePooling2D()], "logits"),
+        ([layers.Dense(3, "softmax"), layers.Rescaling(2.0)], "logits"),
+    ],
+)
+def test_the_head_before_layers_that_hand_it_on(ends, head):
+    net = keras.Sequential([*plain_net().layers[:-1], *ends])
+    net.build((None, 8, 8, 3))
+    assert trace_head(net) == (head, net.output_shape[-1])
+
+
+def test_the_loss_behind_a_softmax_that_is_not_last(images):
+    net = keras.Sequential([*plain_net("softmax").layers, layers.Reshape((3,))])
+    ce = keras.losses.SparseCategoricalCrossentropy()
+    expected = float(ce(Y, net(images)))
+    for loss in (ce, "sparse_categorical_crossentropy"):
+        model = esq.ErrorSilencedModel(net, objective="natural")
+        model.compile(keras.optimizers.SGD(0.0), loss)
+        logs = model.fit(images, Y, validation_data=(images, Y), verbose=0).history
+        assert logs["loss"] + logs["val_loss"] == pytest.approx([expected] * 2, rel=1e-5)
 
 
 def test_other_input_ranges_and_integer_images():

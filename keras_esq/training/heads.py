@@ -25,18 +25,12 @@ _ACCURACIES = ("accuracy", "acc", "binary_accuracy")
 def trace_head(network: Any) -> tuple[str, int]:
     """What the network ends in ("softmax", "sigmoid", "logits") and its number of output units.
 
-    For a functional model only the last layer is traced: a large network takes seconds.
+    For a functional model only the last layer is traced, as a large network takes seconds, unless that layer only hands
+    on what it gets: then the head is before it.
     """
-    found: list[tuple[str, int]] = []
-
-    def record(outputs: Any) -> Any:
-        found.append((head_kind(outputs), int(outputs.shape[-1])))
-        return outputs
-
     if not getattr(network, "outputs", None):
         specs = tf.nest.map_structure(lambda t: tf.TensorSpec(t.shape, t.dtype), network.save_spec()[0][0])
-        tf.function(lambda x: record(network(x, training=False))).get_concrete_function(specs)
-        return found[0]
+        return _traced(lambda x: network(x, training=False), specs)
     if len(network.outputs) != 1:
         raise ValueError(
             f"Expected a classifier with one output (n, classes). Received {network.name!r} with "
@@ -54,10 +48,29 @@ def trace_head(network: Any) -> tuple[str, int]:
         for i, value in zip(tensors, inputs, strict=True):
             filled[i] = value
         args, kwargs = tf.nest.pack_sequence_as((node.call_args, node.call_kwargs), filled)
-        return record(layer(*args, **kwargs))
+        return layer(*args, **kwargs)
 
     specs = [tf.TensorSpec(arguments[i].shape, arguments[i].dtype) for i in tensors]
-    tf.function(last).get_concrete_function(*specs)
+    head, units = _traced(last, *specs)
+    if head == "logits" and all(spec.dtype.is_floating for spec in specs):
+        # Reshape, Flatten, Dropout, a linear Activation, ...: behind it a sigmoid would still be seen.
+        seen, _ = _traced(lambda *inputs: last(*map(tf.sigmoid, inputs)), *specs)
+        if seen == "sigmoid":
+            inputs = [tf.TensorSpec(t.shape, t.dtype) for t in network.inputs]
+            return _traced(lambda *x: network(x[0] if len(x) == 1 else x, training=False), *inputs)
+    return head, units
+
+
+def _traced(function: Any, *specs: Any) -> tuple[str, int]:
+    """Kind and number of the outputs that `function` has for inputs of `specs`."""
+    found: list[tuple[str, int]] = []
+
+    def record(*inputs: Any) -> Any:
+        outputs = function(*inputs)
+        found.append((head_kind(outputs), int(outputs.shape[-1])))
+        return outputs
+
+    tf.function(record).get_concrete_function(*specs)
     return found[0]
 
 
