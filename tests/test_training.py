@@ -441,6 +441,38 @@ def test_validation_accuracy_is_that_of_the_attack(images):
     assert logged["adversarial_accuracy"] == pytest.approx(by_hand)
 
 
+def test_attacks_may_be_changed_after_a_fit(images):
+    """The next step and evaluation are those of a model that had the new ones from the start."""
+    other = Shift(by=0.3, bounds=(-1.0, 1.0))
+    x, data = images * 0.7, {"y": Y, "verbose": 0, "return_dict": True}
+    changed, fresh = (compiled(plain_net(), attack=a, validation_attack=a) for a in (Shift(by=0.0), other))
+    assert changed.evaluate(x, **data)["adversarial_accuracy"] == changed.evaluate(x, **data)["accuracy"]
+    changed.fit(x, Y, validation_data=(x, Y), verbose=0)
+    changed.attack = changed.validation_attack = other
+    one, two = (model.fit(x, Y, validation_data=(x, Y), verbose=0).history for model in (changed, fresh))
+    assert all(one[name] == pytest.approx(two[name], rel=1e-4) for name in two)
+    assert one["pairing_loss"][0] > 0
+    changed.fit(x - 0.5, Y, verbose=0)  # the new bounds
+    changed.validation_attack = None
+    assert "adversarial_accuracy" not in changed.evaluate(x, **data)
+    changed.attack = None
+    assert changed.attack == esq.attacks.PGD()
+    for name in ("attack", "validation_attack"):
+        with pytest.raises(TypeError, match=r"esq\.attacks"):
+            setattr(changed, name, "pgd")
+
+
+def test_a_callback_may_change_the_attack(images):
+    model = compiled(plain_net(), attack=Shift(by=0.0))
+
+    def change(epoch, logs):
+        model.attack = Shift(by=0.1 * epoch, bounds=(0.0, 2.0))
+
+    callbacks = [keras.callbacks.LambdaCallback(on_epoch_begin=change)]
+    losses = model.fit(images, Y, epochs=3, callbacks=callbacks, verbose=0).history["pairing_loss"]
+    assert 0 == losses[0] < losses[1] < losses[2]
+
+
 def test_eager_steps_compute_the_same(images):
     losses, start = [], esq.quantize_model(plain_net("softmax"), "ternary").get_weights()
     for eager in (False, True):

@@ -54,7 +54,8 @@ class ErrorSilencedModel(keras.Model):
             plus the pairing distances between x and x_adv [ESQ]. "adversarial_pairing": the same with the loss
             on x_adv, more robust in our comparison (benchmarks/results.md). "trades", "mart", and
             RobustDistillation(teacher=...): see esq.training. Default: "pairing" if a pairing is given, so that it is
-            [ESQ]'s, else "adversarial_pairing". The attribute `objective` may be set to another one.
+            [ESQ]'s, else "adversarial_pairing". The attributes `objective`, `attack` and `validation_attack` may be
+            set to other ones, by a callback too.
         validation_attack: attack for `evaluate` and the validation of `fit`, None for none. The attack of a training
             plus some steps is a good choice.
         regularizer: esq.training.Orthogonality(beta=...) on the low-bit weights, None for none.
@@ -109,14 +110,14 @@ class ErrorSilencedModel(keras.Model):
         check_weight_perturbation(weight_perturbation, rule, model)
         super().__init__(**{"name": f"{model.name}_esq", **kwargs})
         self.network = model
-        self.attack = PGD() if attack is None and rule.attacks else attack
-        self.validation_attack = validation_attack
+        attack = PGD() if attack is None and rule.attacks else attack
         self.regularizer, self.weight_perturbation = regularizer, weight_perturbation
         if regularizer is not None:
             self.add_loss(lambda: regularizer.of_network(model))
         self.seed = None if seed is None else check_count("seed", seed, minimum=0)
         # Settings, not layers: past Keras' attribute tracking, which would save a teacher.
         self.__dict__.update(_custom_objects=custom_objects, _objective=objective, _rule=rule, _head=None)
+        self.__dict__.update(_attack=attack, _validation_attack=validation_attack, _fitting=False)
         pairings = as_pairings(rule.default_pairing if pairing is None else pairing) if rule.pairs else ()
         self.__dict__["pairing"] = pairings
         self.__dict__["taps"] = tap(model, pairings)
@@ -169,7 +170,35 @@ class ErrorSilencedModel(keras.Model):
         self.__dict__.update(_objective=objective, _rule=rule)
         if rule.attacks and self.attack is None:
             self.attack = PGD()
-        self.train_function = None  # it was traced with the other one
+        self._forget_traces()
+
+    @property
+    def attack(self) -> Attack | None:
+        """Of the training; None with an objective that makes none."""
+        return self._attack
+
+    @attack.setter
+    def attack(self, attack: Attack | None) -> None:
+        check_attacks(attack=attack)
+        self.__dict__["_attack"] = PGD() if attack is None and self._rule.attacks else attack
+        self._forget_traces()
+
+    @property
+    def validation_attack(self) -> Attack | None:
+        """Of `evaluate` and the validation of `fit`; None for none."""
+        return self._validation_attack
+
+    @validation_attack.setter
+    def validation_attack(self, attack: Attack | None) -> None:
+        check_attacks(validation_attack=attack)
+        self.__dict__["_validation_attack"] = attack
+        self._forget_traces()
+
+    def _forget_traces(self) -> None:
+        """Of both steps: either checks the images by the `bounds` of the attack that there is."""
+        self.train_function = self.test_function = None
+        if self._fitting:  # Keras makes it just before the first epoch
+            self.make_train_function()
 
     @property
     def regularizes(self) -> bool:
@@ -235,8 +264,12 @@ class ErrorSilencedModel(keras.Model):
             self._check_arrays(x, y)
             arguments = fit_batches(super().fit, self, x, y, args, kwargs, self._check_arrays)
             self.regularizer_factor.assign(1.0)  # an interrupted WarmUp left another
-            with data_checks.explained():
-                return super().fit(**arguments)
+            self.__dict__["_fitting"] = True
+            try:
+                with data_checks.explained():
+                    return super().fit(**arguments)
+            finally:
+                self.__dict__["_fitting"] = False
 
     def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """As Model.evaluate, with `adversarial_accuracy` if there is a `validation_attack`. Raises as `fit` does."""
