@@ -11,9 +11,11 @@ import keras_esq as esq
 from keras_esq._keras import keras
 from keras_esq.attacks import (
     APGD,
+    BIM,
     DDN,
     FAB,
     FGSM,
+    MIM,
     PGD,
     AttackResult,
     AutoAttack,
@@ -26,7 +28,8 @@ from keras_esq.attacks import (
 )
 from keras_esq.attacks.apgd import targeted_dlr, windows
 from keras_esq.attacks.hyperplane import to_hyperplane
-from keras_esq.attacks.norms import distances
+from keras_esq.attacks.losses import cross_entropy
+from keras_esq.attacks.norms import distances, unit
 from keras_esq.attacks.temperature import auto_temperature, tempered
 
 layers = keras.layers
@@ -80,6 +83,7 @@ TABLE = {
     "autoattack": (AutoAttack(steps=10, query_budget=50, **LINF), "linf"),
     "rand": (AutoAttack(version="rand", steps=5, **L2), "l2"),
 }
+STEP = {kind: {"step_size": 0.2} for kind in (PGD, BIM, MIM)}
 TARGETED = [name for name in TABLE if name not in ("autoattack", "rand")]
 
 
@@ -432,6 +436,25 @@ def test_samples_do_not_influence_each_other(model, right):
     for attack in (DDN(steps=20, seed=0), TABLE["cw"][0], FAB(steps=10, seed=0)):
         whole = attack(model, x, y)
         np.testing.assert_allclose(attack(model, x[:5], y[:5]), whole[:5], atol=2e-4)
+
+
+@pytest.mark.parametrize("kind", [FGSM, PGD, BIM, MIM, APGD])
+def test_small_gradients_are_climbed_like_any(model, right, kind):
+    """Of a confident network the gradient is tiny; steps in L2 have their full length all the same."""
+    x, y = right[0][:N], right[1][:N]
+    # By a power of 2, which rounds nothing away.
+    losses = (cross_entropy, lambda labels, logits: 2.0**-70 * cross_entropy(labels, logits))
+    large, small = (kind(loss=loss, norm="l2", eps=0.8, seed=5, **STEP.get(kind, {}))(model, x, y) for loss in losses)
+    np.testing.assert_allclose(small, large, atol=1e-6)
+
+
+def test_unit_length_whatever_the_length():
+    x = np.random.default_rng(0).normal(size=(5, 3, 2)).astype(np.float32)
+    x[4] = 0
+    want = np.zeros_like(x)
+    want[:4] = x[:4] / np.linalg.norm(x[:4].reshape(4, -1), axis=1)[:, None, None]
+    for factor in (1.0, 1e-8, 1e-22, 1e-36, 1e30):
+        np.testing.assert_allclose(unit(tf.constant(factor * x, tf.float32)), want, atol=1e-6)
 
 
 # --- temperature ----------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from keras_esq.attacks.gradient import value_and_gradient
 from keras_esq.attacks.logits import LogitsFn
 from keras_esq.attacks.losses import cross_entropy
 from keras_esq.attacks.minimal import MinimalAttack
+from keras_esq.attacks.norms import unit
 from keras_esq.attacks.survivors import flat_norm, per_image, where_image
 
 
@@ -67,7 +68,7 @@ class DDN(MinimalAttack):
             better = fooled & (distance < nearest)
             best, nearest = where_image(better, x_adv, best), tf.where(better, distance, nearest)
             # Where the gradient vanishes any direction is as good; standing still would be the worst.
-            usable = flat_norm(gradient, "l2") > 0
+            usable = flat_norm(gradient, "linf") > 0
             gradient = tf.cond(
                 tf.reduce_all(usable),
                 lambda: gradient,
@@ -75,9 +76,9 @@ class DDN(MinimalAttack):
             )
             share = tf.cast(number, tf.float32) / self.steps
             step_size = first_step * (0.01 + 0.99 * (1.0 + tf.cos(math.pi * share)) / 2.0)
-            offset = x_adv - x + step_size * _unit(gradient)
+            offset = x_adv - x + step_size * unit(gradient)
             length = tf.minimum(length * tf.where(fooled, 1.0 - self.gamma, 1.0 + self.gamma), farthest)
-            x_adv = tf.clip_by_value(x + per_image(length, x) * _unit(offset), low, high)
+            x_adv = tf.clip_by_value(x + per_image(length, x) * unit(offset), low, high)
             return number + 1, x_adv, length, best, nearest
 
         lengths = tf.fill(tf.shape(labels), init_eps)
@@ -92,7 +93,3 @@ class DDN(MinimalAttack):
 
 def _noise(x: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     return tf.random.stateless_normal(tf.shape(x), seed)
-
-
-def _unit(x: tf.Tensor) -> tf.Tensor:
-    return tf.math.divide_no_nan(x, per_image(flat_norm(x, "l2"), x))

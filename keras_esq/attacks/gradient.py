@@ -13,7 +13,7 @@ from keras_esq._checks import check_count
 from keras_esq.attacks.base import Attack, Scalar
 from keras_esq.attacks.logits import LogitsFn
 from keras_esq.attacks.losses import AttackLoss, get_loss
-from keras_esq.attacks.norms import ORDER, Norm, get_norm
+from keras_esq.attacks.norms import ORDER, Norm, get_norm, unit
 from keras_esq.attacks.temperature import Temperature, check_temperature, tempered
 
 NO_GRADIENT = (
@@ -123,7 +123,8 @@ class GradientAttack(WhiteBoxAttack):
 
     def ascend(self, gradient: tf.Tensor, length: Scalar) -> tf.Tensor:
         """The step of the given length that gains most if the loss were linear, (n, ...)."""
-        return optimize_linear(gradient, length, ORDER[self.norm])
+        # cleverhans shortens L2 steps along gradients shorter than 1e-6, which are those of confident networks.
+        return length * unit(gradient) if self.norm == "l2" else optimize_linear(gradient, length, ORDER[self.norm])
 
     def project(self, x: tf.Tensor, x_adv: tf.Tensor) -> tf.Tensor:
         """`x_adv` moved into the eps ball around `x`, then into the box."""

@@ -1,4 +1,4 @@
-"""L-infinity and L2: names, distances, and uniform random points of their balls."""
+"""L-infinity and L2: names, distances, directions, and uniform random points of their balls."""
 
 from __future__ import annotations
 
@@ -31,6 +31,14 @@ def distances(x: np.ndarray, x_adv: np.ndarray, norm: Norm) -> np.ndarray:
     """Distance (n,) of each pair of images (n, ...), in input units."""
     difference = (np.asarray(x_adv, np.float64) - np.asarray(x, np.float64)).reshape(len(x), math.prod(x.shape[1:]))
     return np.linalg.norm(difference, ord=ORDER[norm], axis=1)
+
+
+def unit(x: tf.Tensor) -> tf.Tensor:
+    """Each of `x` (n, ...) at L2 length 1, however short it was; zeros stay zeros."""
+    axes = list(range(1, len(x.shape)))
+    # By the largest value first: the squares of a confident network's gradient underflow.
+    x = tf.math.divide_no_nan(x, tf.reduce_max(tf.abs(x), axes, keepdims=True))
+    return tf.math.divide_no_nan(x, tf.sqrt(tf.reduce_sum(tf.square(x), axes, keepdims=True)))
 
 
 def random_in_ball(x: tf.Tensor, eps: tf.Tensor, norm: Norm, seed: tf.Tensor) -> tf.Tensor:
