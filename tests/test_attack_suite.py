@@ -27,6 +27,7 @@ from keras_esq.attacks import (
     logits_fn,
 )
 from keras_esq.attacks.apgd import targeted_dlr, windows
+from keras_esq.attacks.gradient import WhiteBoxAttack
 from keras_esq.attacks.hyperplane import to_hyperplane
 from keras_esq.attacks.losses import cross_entropy
 from keras_esq.attacks.norms import distances, unit
@@ -145,6 +146,13 @@ def test_a_network_that_returns_nan_is_an_error(digits, name):
     broken.set_weights(weights)
     with pytest.raises(ValueError, match="NaN"):
         TABLE[name][0](broken, digits.x_test[:3], digits.y_test[:3])
+
+
+@pytest.mark.parametrize("name", [name for name, (attack, _) in TABLE.items() if isinstance(attack, WhiteBoxAttack)])
+def test_a_network_without_gradients_is_an_error(model, right, name):
+    rounding = keras.Sequential([layers.Input((8, 8, 1)), layers.Lambda(lambda x: tf.round(15 * x) / 15), model])
+    with pytest.raises(ValueError, match="differentiated"):
+        TABLE[name][0](rounding, right[0][:2], right[1][:2])
 
 
 @pytest.mark.parametrize("name", TARGETED)

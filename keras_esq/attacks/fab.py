@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import tensorflow as tf
 
@@ -154,10 +153,11 @@ class FAB(MinimalAttack):
             tape.watch(x_adv)
             logits = model_fn(x_adv)
             leads = logits - _pick(logits, labels)[:, None]
-        # Not vectorized: not every gradient of a quantized network has a vectorized form.
-        gradients: Any = tape.batch_jacobian(leads, x_adv, experimental_use_pfor=False)
-        if gradients is None:
+        # batch_jacobian gives zeros where there is no gradient, which would pass for robustness.
+        if tape.gradient(leads, x_adv) is None:
             raise ValueError(NO_GRADIENT)
+        # Not vectorized: not every gradient of a quantized network has a vectorized form.
+        gradients = tape.batch_jacobian(leads, x_adv, experimental_use_pfor=False)
         flat = tf.reshape(gradients, tf.concat([tf.shape(leads), [-1]], 0))
         # The norm dual to that of the perturbation.
         dual = tf.norm(flat, ord=1 if self.norm == "linf" else 2, axis=2)
