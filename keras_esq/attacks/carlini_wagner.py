@@ -23,6 +23,7 @@ _INSIDE = 0.999999
 class CarliniWagner(MinimalAttack):
     """Minimizes ||x' - x||_2^2 + c * max(0, confidence - lead), x' = tanh in the box, for the smallest c that fools.
 
+    The distance is measured in ranges of `bounds`, so that a c means the same for images in [0, 1] and in [0, 255].
     The lead is that of the largest wrong logit over the true one (targeted: of the target's over the others). For each
     sample c is found by bisection. Samples do not influence each other; one whose loss has stopped falling leaves the
     batch, which shrinks.
@@ -90,6 +91,7 @@ class CarliniWagner(MinimalAttack):
         """For one c each: the nearest images (n, ...) that fool, and their distances (n,), infinite where none does."""
         low, high = self.bounds
         middle, half = (low + high) / 2.0, (high - low) / 2.0
+        area = self.span() ** 2
         # The step between two looks at progress, and at who may leave.
         window = -(-self.steps // 10) if self.abort_early else self.steps
 
@@ -105,8 +107,8 @@ class CarliniWagner(MinimalAttack):
 
             x_adv = image(w)
             penalty, logits, gradient = value_and_gradient(model_fn, x_adv, objective)
-            loss = tf.square(flat_norm(x_adv - image(start), "l2")) + penalty
-            gradient += 2.0 * (x_adv - image(start))
+            loss = tf.square(flat_norm(x_adv - image(start), "l2")) / area + penalty
+            gradient += 2.0 * (x_adv - image(start)) / area
             gradient *= half * (1.0 - tf.square(tf.tanh(w)))
             number += 1
             power = tf.cast(number, tf.float32)
