@@ -12,7 +12,7 @@ from nets import zoo
 
 import keras_esq as esq
 from keras_esq._keras import keras as tf_keras
-from keras_esq.keras3 import rules
+from keras_esq.keras3 import is_keras3_file, rules
 from keras_esq.keras3.callbacks import ForwardingCallback, translate_callback
 from keras_esq.quantize import low_bit_weights
 
@@ -693,6 +693,64 @@ def test_the_proof_finds_a_wrong_rule(monkeypatch):
 def test_bad_input(call, error, words):
     with pytest.raises(error, match=f"(?s){words}"):
         call()
+
+
+# Files.
+
+
+def written(model, path):
+    model.save(path)
+    return path
+
+
+@pytest.mark.parametrize("ending", ["keras", "h5"])
+@pytest.mark.filterwarnings("ignore:.*HDF5")
+def test_files_of_keras_3_load_as_translations(ending, tmp_path):
+    model = small()
+    model.compile("adam", "sparse_categorical_crossentropy")
+    loaded = esq.load_model(written(model, tmp_path / f"model.{ending}"))
+    assert isinstance(loaded, tf_keras.Model)
+    x = np.random.default_rng(0).random((5, 8, 8, 1), np.float32)
+    np.testing.assert_array_equal(loaded(x), esq.from_keras3(model)(x))
+    assert not is_keras3_file(str(written(loaded, tmp_path / f"again.{ending}")))
+
+
+def test_own_classes_and_functions_in_files_of_keras_3(tmp_path):
+    def doubled(x):
+        return x + x
+
+    x = keras.Input((4,))
+    model = keras.Model(x, layers.Dense(2, activation=doubled)(Scale(3.0, name="scale")(x)), name="own")
+    path = written(randomize(model), tmp_path / "own.keras")
+    loaded = esq.load_model(path, custom_objects={Scale: TfScale, "doubled": doubled})
+    x = np.ones((2, 4), np.float32)
+    np.testing.assert_allclose(loaded(x), answers(model, x), rtol=1e-5)
+
+
+@keras.saving.register_keras_serializable(package="test_keras3")
+class Registered(layers.ReLU):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("model", "custom_objects", "error", "words"),
+    [
+        (own, None, ValueError, r"Keras 3\..*own\.keras.*Scale.*\{Keras 3 class: tf-keras class\}"),
+        (own, {"Scale": Scale}, TypeError, r"as a counterpart.*\{Scale: MyScale\}"),
+        (own, ["Scale"], TypeError, "dict.*tf-keras class"),
+        (lambda: one(Registered()), None, ValueError, r"esq\.load_model\(path, custom_objects=\{'Registered': MyR"),
+    ],
+)
+def test_files_of_keras_3_that_need_more(model, custom_objects, error, words, tmp_path):
+    with pytest.raises(error, match=f"(?s){words}"):
+        esq.load_model(written(model(), tmp_path / "own.keras"), custom_objects=custom_objects)
+
+
+def test_a_file_of_keras_3_without_keras_3(tmp_path, monkeypatch):
+    path = written(small(), tmp_path / "model.keras")
+    monkeypatch.setitem(sys.modules, "keras", None)
+    with pytest.raises(ImportError, match=r"to load .*model\.keras.*pip install"):
+        esq.load_model(path)
 
 
 # Other programs: another order of imports, other settings, another backend.

@@ -7,7 +7,7 @@ from typing import Any
 
 from keras_esq._keras import keras, tfmot_quantization
 from keras_esq.keras3 import back_rules as rules
-from keras_esq.keras3.detect import is_keras3, keras3
+from keras_esq.keras3.detect import import_keras3, is_keras3, keras3
 from keras_esq.keras3.graph import Graph, map_nest, read_tf_keras
 from keras_esq.keras3.proof import prove
 from keras_esq.keras3.settings import Translator
@@ -38,7 +38,7 @@ def to_keras3(model: Any, *, custom_objects: dict[Any, Any] | None = None) -> An
         TypeError: for a model that is no Sequential or functional tf-keras model, or bad `custom_objects`.
         ValueError: for what can't be translated, or if the models don't agree; names the layer.
     """
-    _import_keras3()
+    import_keras3("to translate a model to it")
     if is_keras3(model):
         raise TypeError(
             f"Expected a tf_keras.Model. Received {type(model).__module__}.{type(model).__name__}, which is of Keras 3 "
@@ -82,15 +82,3 @@ class _ToKeras3(Work):
 
 def _plain(leaf: Any) -> Any:
     return leaf.numpy() if hasattr(leaf, "numpy") and not is_keras3(leaf) else leaf
-
-
-def _import_keras3() -> None:
-    try:
-        import keras as _  # noqa: F401
-    except ImportError as error:
-        raise ImportError(
-            f"Expected Keras 3 and the backend that KERAS_BACKEND or ~/.keras/keras.json names. Could not import it: "
-            f"{error}. Install it with pip install 'keras>=3', or choose the backend tensorflow."
-        ) from error
-    if keras3() is None:
-        raise ImportError("Expected Keras 3. The installed `keras` is another version. pip install 'keras>=3'.")

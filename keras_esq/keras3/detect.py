@@ -12,6 +12,29 @@ def keras3() -> Any:
     return module if getattr(module, "__version__", "").split(".")[0] == "3" else None
 
 
+def import_keras3(what_for: str) -> Any:
+    """The module `keras` of Keras 3, imported if need be.
+
+    Args:
+        what_for: the end of "Expected Keras 3 ..." in the message.
+
+    Raises:
+        ImportError: if Keras 3 or its backend is not installed.
+    """
+    try:
+        import keras as _  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            f"Expected Keras 3, and the backend that KERAS_BACKEND or ~/.keras/keras.json names, {what_for}. Could not "
+            f"import it: {error}. Install it with pip install 'keras>=3', or choose the backend tensorflow."
+        ) from error
+    if keras3() is None:
+        raise ImportError(
+            f"Expected Keras 3 {what_for}. The installed `keras` is another version. pip install 'keras>=3'."
+        )
+    return keras3()
+
+
 def is_keras3(obj: Any) -> bool:
     """Whether `obj` is an instance of a Keras 3 class or of a subclass of one, or one of Keras 3's own functions."""
     if keras3() is None:
@@ -23,6 +46,11 @@ def is_keras3(obj: Any) -> bool:
 def is_keras3_model(obj: Any) -> bool:
     """Whether `obj` is a Keras 3 model of any kind."""
     return is_keras3(obj) and isinstance(obj, keras3().Model)
+
+
+def is_keras3_class(obj: Any) -> bool:
+    """Whether `obj` is a Keras 3 class or a subclass of one."""
+    return keras3() is not None and isinstance(obj, type) and any(_of_keras(cls.__module__) for cls in obj.__mro__)
 
 
 def is_keras3_own(obj: Any) -> bool:

@@ -23,9 +23,9 @@ def to_tf_keras(custom_objects: Any = None, example: str = EXAMPLE) -> Translato
     return Translator(keras3(), keras, rules.TO_TF, rules.TO_TF_ACTIVATIONS, custom_objects, example)
 
 
-def translate_model(model: Any, custom_objects: Any = None) -> Any:
+def translate_model(model: Any, custom_objects: Any = None, example: str = EXAMPLE) -> Any:
     """The tf-keras model with the structure, names, settings and weights of a Keras 3 model, proven equal."""
-    work = _FromKeras3(to_tf_keras(custom_objects), _read, rules.SPECIAL, rules.COMPOSED, ("keras",))
+    work = _FromKeras3(to_tf_keras(custom_objects, example), _read, rules.SPECIAL, rules.COMPOSED, ("keras",))
     target = work.model(model)
     work.finish()
     prove(model, target, read_keras3, work.counterpart, tf.convert_to_tensor, "tf-keras")
