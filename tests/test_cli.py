@@ -152,6 +152,26 @@ def test_a_folder_of_images(saved, tmp_path, capsys):
     assert "folder" in capsys.readouterr().err
 
 
+def build_keras_3():
+    import keras as keras3
+
+    keras3.utils.set_random_seed(0)
+    image = keras3.Input((8, 8, 1))
+    return keras3.Model(image, keras3.layers.Dense(10)(keras3.layers.Flatten()(image)), name="k3")
+
+
+@pytest.mark.parametrize("saved_first", [False, True])
+def test_models_of_keras_3(saved_first, tmp_path, capsys, monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+    name = "test_cli:build_keras_3"
+    if saved_first:
+        name = str(tmp_path / "k3.keras")
+        build_keras_3().save(name)
+    rows = result(capsys, "evaluate", name, "--samples", "4")["accuracy"]
+    assert list(rows) == ["clean", "fgsm", "pgd", "worst case"]
+    assert result(capsys, "convert", name, str(tmp_path / "k3.tflite"), "--samples", "20")["top1_agreement"] > 0.5
+
+
 def test_models_by_function(capsys, monkeypatch):
     monkeypatch.syspath_prepend(Path(__file__).parent)
     few = ["--samples", "4", "--attacks", "quick"]

@@ -695,6 +695,46 @@ def test_bad_input(call, error, words):
         call()
 
 
+# Evaluation.
+
+X, Y = np.random.default_rng(0).random((8, 8, 8, 1), np.float32), np.arange(8) % 3
+
+
+@pytest.mark.parametrize("attacks", ["quick", esq.attacks.AutoAttack(steps=2, query_budget=3)])
+def test_a_keras_3_model_is_evaluated_as_its_translation(attacks):
+    model = small("linear")
+    one, other = (
+        esq.evaluate_robustness(target, X, Y, attacks=attacks, progress=False)
+        for target in (model, esq.from_keras3(model))
+    )
+    assert one.target == "small"
+    assert [row.name for row in one.rows] == [row.name for row in other.rows]
+    assert {name: mask.tolist() for name, mask in one.robust.items()} == {
+        name: mask.tolist() for name, mask in other.robust.items()
+    }
+
+
+def flattening():
+    """Cannot be translated, as it is subclassed."""
+
+    class Flattening(keras.Model):
+        def call(self, x):
+            return ops.reshape(x, (-1, 64))[:, :3]
+
+    return Flattening(name="flattening")
+
+
+def test_what_cannot_be_translated_is_evaluated_without_gradients():
+    square = {"square": esq.attacks.Square(query_budget=5)}
+    rows = esq.evaluate_robustness(flattening(), X, Y, attacks=square, progress=False).rows
+    assert [row.name for row in rows] == ["clean", "square", "worst case"]
+    for attacks in ("quick", "autoattack"):
+        with pytest.raises(TypeError, match=r"(?s)'flattening'.*esq\.from_keras3.*subclassed"):
+            esq.evaluate_robustness(flattening(), X, Y, attacks=attacks, progress=False)
+    rows = esq.evaluate_robustness(flattening(), X, Y, attacks="quick", source=small(), progress=False).rows
+    assert "pgd from source" in [row.name for row in rows]
+
+
 # Files.
 
 

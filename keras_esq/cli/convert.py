@@ -27,8 +27,9 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 def _run(arguments: argparse.Namespace) -> dict[str, Any]:
     from keras_esq.conversion import convert, inspect
     from keras_esq.evaluation import RobustnessReport
+    from keras_esq.keras3 import model_at_the_door
 
-    model, data = load_model(arguments.model), load_data(arguments)
+    model, data = model_at_the_door(load_model(arguments.model)), load_data(arguments)
     report = RobustnessReport.from_json(arguments.report) if arguments.report else None
     file = convert(
         model,

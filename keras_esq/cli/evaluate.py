@@ -35,6 +35,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _run(arguments: argparse.Namespace) -> dict[str, Any]:
     from keras_esq.evaluation import evaluate_robustness, masking_audit
+    from keras_esq.keras3 import model_at_the_door
     from keras_esq.runtime import Flatbuffer
 
     out = folder.start(arguments.report, arguments) if arguments.report else None
@@ -44,6 +45,8 @@ def _run(arguments: argparse.Namespace) -> dict[str, Any]:
             f"Expected --audit with a Keras model only, as a file has no gradients. Received {arguments.target!r}. "
             "Audit the model behind it."
         )
+    if arguments.audit:
+        target = model_at_the_door(target)
     source = load_model(arguments.source) if arguments.source else None
     data = load_data(arguments)
     x, y = data.x_test[: arguments.samples], data.y_test[: arguments.samples]

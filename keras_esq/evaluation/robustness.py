@@ -44,8 +44,9 @@ def evaluate_robustness(
     that are wrong before are not attacked.
 
     Args:
-        target: a tf_keras model (float, quantized or ErrorSilencedModel; logits, softmax or sigmoid); for attacks
-            without gradients also a `keras_esq.Flatbuffer`, a Keras 3 model or a function of numpy images (n, ...) to
+        target: a tf_keras model (float, quantized or ErrorSilencedModel; logits, softmax or sigmoid) or a Keras 3
+            model, which is translated (`esq.from_keras3`); for attacks without gradients also a
+            `keras_esq.Flatbuffer`, a Keras 3 model that can't be translated or a function of numpy images (n, ...) to
             scores (n, k).
         x: images (n, ...) inside the attacks' `bounds`, (0, 1) by default.
         y: true class ids (n,) or (n, 1), or one-hot rows (n, k).
@@ -54,7 +55,7 @@ def evaluate_robustness(
             attacks: noise, blur and compression in five severities, see `evaluate_corruptions`.
         eps, norm, bounds, temperature: of a named set, see `attack_set`; other attacks have their own. Default None:
             the set's.
-        source: for targets without gradients, such as files: the tf_keras model behind it. Attacks by gradient are made
+        source: for targets without gradients, such as files: the Keras model behind it. Attacks by gradient are made
             against that, and their images tried on the target. Without it "autoattack" is just its part that needs no
             gradient, Square.
         batch_size: images predicted and attacked at once.
@@ -67,7 +68,7 @@ def evaluate_robustness(
 
     Raises:
         TypeError: if target, attacks, x or y is of a kind that is not accepted; for attacks by gradient on what is no
-            tf_keras model, without a `source`.
+            tf_keras model and can't be translated to one, without a `source`.
         ValueError: if x or y is empty, of a wrong shape, holds NaN or leaves its range; for unknown or targeted
             attacks; for eps, norm, bounds or temperature without a named set; for a source with a tf_keras model; if
             the target predicts NaN; with `cache` for attacks with a function among their settings.

@@ -22,6 +22,7 @@ from keras_esq.attacks import (
 from keras_esq.attacks.norms import Norm, get_norm
 from keras_esq.attacks.temperature import Temperature, check_temperature
 from keras_esq.evaluation.targets import Target
+from keras_esq.keras3 import model_at_the_door
 
 # Rows of a report that are no attack.
 CLEAN, WORST_CASE = "clean", "worst case"
@@ -178,24 +179,27 @@ def for_target(named: Mapping[str, Attack], target: Target, source: Any = None) 
     """The attacks that can be run on `target`: all on a tf_keras model; on anything else those without gradients.
 
     On what has no gradients AutoAttack becomes its part that needs none, Square; and with a `source` every attack by
-    gradient is made against that and its images tried on the target ("name from source").
+    gradient is made against that and its images tried on the target ("name from source"). On a Keras 3 model that could
+    not be translated it does not become Square unasked: that would be a weaker test than its translation gets.
 
     Args:
         named: {name: attack}.
         target: what is evaluated.
-        source: a tf_keras model that resembles the target, such as the one that a file was converted from; or None.
+        source: a Keras model that resembles the target, such as the one that a file was converted from; or None.
 
     Raises:
         TypeError: before anything runs, if an attack needs gradients and there is no source.
-        ValueError: for a source where the target has gradients of its own.
+        ValueError: for a source where the target has gradients of its own, or of Keras 3 that can't be translated.
     """
     if target.has_gradients:
         if source is not None:
             raise ValueError(
-                f"Expected no source for {target.name!r}, a tf_keras model, which is attacked by its own gradients. "
+                f"Expected no source for {target.name!r}, a Keras model, which is attacked by its own gradients. "
                 "Use attacks=[Transfer(source_model=..., attack=...)] to try another model's images on it."
             )
         return dict(named)
+    source = model_at_the_door(source)
+    alone = source is None and bool(target.untranslated)
     usable: dict[str, Attack] = {}
     for name, attack in named.items():
         if not _needs_gradients(attack):
@@ -203,7 +207,7 @@ def for_target(named: Mapping[str, Attack], target: Target, source: Any = None) 
             continue
         if source is not None:
             usable[f"{name} from source"] = Transfer(source_model=source, attack=attack)
-        if isinstance(attack, AutoAttack) and attack.version == "standard":
+        if isinstance(attack, AutoAttack) and attack.version == "standard" and not alone:
             usable["square"] = attack.stages(_MANY_CLASSES)["square"]
         elif source is None:
             usable[name] = attack
@@ -218,6 +222,12 @@ _MANY_CLASSES = 10
 def check_usable(named: Mapping[str, Attack], target: Target) -> None:
     """Raise TypeError, before anything runs, if an attack needs gradients that the target does not have."""
     blind = [] if target.has_gradients else [name for name, attack in named.items() if _needs_gradients(attack)]
+    if blind and target.untranslated:
+        raise TypeError(
+            f"Expected attacks without gradients, such as attacks='blackbox', as the Keras 3 model {target.name!r} was "
+            f"not translated by esq.from_keras3(model). Received: {', '.join(map(repr, blind))}. Leave these out, or "
+            f"pass the translation. The reason: {target.untranslated}"
+        )
     if blind:
         raise TypeError(
             f"Expected attacks without gradients, as {target.name!r} ({type(target.model).__name__}) is no tf_keras "

@@ -12,6 +12,7 @@ from keras_esq._keras import keras
 from keras_esq.attacks.base import HIDDEN_SOFTMAX, looks_like_probabilities
 from keras_esq.attacks.logits import input_shape_of, logits_fn
 from keras_esq.attacks.oracle import Oracle
+from keras_esq.keras3 import is_keras3_model, model_at_the_door
 
 
 @dataclass(frozen=True)
@@ -22,11 +23,13 @@ class Target:
         model: what attacks are called with: a tf_keras model or what else `Oracle` takes.
         name: how reports call it.
         input_shape: with the batch axis first; None if unknown.
+        untranslated: of a Keras 3 model that has no tf-keras counterpart, why.
     """
 
     model: Any
     name: str
     input_shape: tuple[int | None, ...] | None
+    untranslated: str = ""
 
     @property
     def has_gradients(self) -> bool:
@@ -58,12 +61,18 @@ class Target:
 
 
 def get_target(target: Any) -> Target:
-    """The Target behind what the user passed.
+    """The Target behind what the user passed; of a Keras 3 model that can be translated, its tf-keras counterpart.
 
     Raises:
         TypeError: for what is no classifier.
     """
+    untranslated = ""
+    if is_keras3_model(target):
+        try:
+            target = model_at_the_door(target)
+        except (TypeError, ValueError) as error:  # attacks that need no gradients can do without
+            untranslated = str(error)
     if isinstance(target, keras.Model):
         return Target(target, target.name, input_shape_of(target))
     oracle = Oracle(target)
-    return Target(target, oracle.name, oracle.input_shape)
+    return Target(target, oracle.name, oracle.input_shape, untranslated)
