@@ -2,11 +2,11 @@
 
 import functools
 import resource
-import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -250,14 +250,44 @@ def test_train_command(tmp_path, capsys):
     for wrong, words in ((["--weights", "float"], "--weights float"), (["--int8", "convl"], "convl")):
         assert cli.main([*TRAIN, *wrong, "--out", str(tmp_path / "wrong")]) == 1
         assert words in capsys.readouterr().err
-        shutil.rmtree(tmp_path / "wrong", ignore_errors=True)
+    assert not (tmp_path / "wrong").exists()
     student = [*TRAIN, "--epochs", "1", "--objective", "distillation", "--out"]
     assert cli.main([*student, str(tmp_path / "student"), "--teacher", str(other / "model.keras")]) == 0
     assert cli.main([*student, str(tmp_path / "alone")]) == 1
     assert "--teacher" in capsys.readouterr().err
     assert set(train.OBJECTIVES) == set(OBJECTIVES)
-    assert cli.main(["train", "smal_cnn", "--out", str(tmp_path / "x")]) == 1
-    assert "small_cnn" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (["train", "smal_cnn"], "small_cnn"),
+        (["train", "small_cnn", "--data", "digitz"], "digits"),
+        (["train", "small_cnn", "--eps", "-1"], "eps"),
+        (["train", "small_cnn", "--seed", "-1"], "seed"),
+        (["train", "test_backup:for_larger_images"], "12, 12, 1)"),
+        (["train", "test_backup:for_few_classes"], "4 classes"),
+        (["train", "test_backup:with_two_outputs", "--weights", "float"], "one output"),
+    ],
+)
+def test_a_mistake_leaves_the_folder_free(wrong, words, tmp_path, capsys, monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+    assert cli.main([*wrong, "--out", str(tmp_path / "run")]) == 1
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def for_larger_images():
+    return esq.models.small_cnn((12, 12, 1))
+
+
+def for_few_classes():
+    return esq.models.small_cnn((8, 8, 1), classes=4)
+
+
+def with_two_outputs():
+    network = esq.models.small_cnn((8, 8, 1))
+    return keras.Model(network.input, [network.output, 2 * network.output])
 
 
 @pytest.mark.slow

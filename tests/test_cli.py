@@ -254,6 +254,40 @@ def test_what_is_no_number(text):
         parse_number(text)
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "evaluate m.keras --samples -397",
+        "evaluate m.keras --batch-size 0",
+        "evaluate m.keras --image-size 8 0",
+        "convert m.keras m.tflite --samples 0",
+        "convert m.keras m.tflite --ram-budget -1",
+        "train small_cnn --out run --batch-size 0",
+        "train small_cnn --out run --epochs 0",
+        "train small_cnn --out run --steps x",
+        "tune m.keras --samples -1",
+        "tune m.keras --max-trials 0",
+        "tune m.keras --max-bytes 0",
+        "tune m.keras --batch-size 0",
+        "tune m.keras --epochs 1.5",
+        "experiment smoke --out run --seeds 0",
+    ],
+)
+def test_counts_start_at_one(arguments, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(arguments.split())
+    assert stop.value.code == 2
+    *_, option, value = (word for word in arguments.split() if word != "8")
+    assert f"argument {option}: Expected an integer >= 1. Received: '{value}'." in capsys.readouterr().err
+
+
+def test_a_learning_rate_is_positive(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["train", "small_cnn", "--out", "run", "--learning-rate", "0"])
+    assert stop.value.code == 2
+    assert "argument --learning-rate: Expected a number > 0. Received: '0'." in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("command", ["evaluate model.keras", "train small_cnn", "tune keras_esq.models:small_cnn"])
 def test_what_is_no_number_on_the_command_line(command, capsys):
     with pytest.raises(SystemExit) as stop:

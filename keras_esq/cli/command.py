@@ -32,8 +32,27 @@ class Command:
 
 
 def number(text: str) -> float:
-    """The `type=` of an argument in input units. argparse keeps its own words for a ValueError, which help nobody."""
+    """The `type=` of a number. argparse keeps its own words for a ValueError, which help nobody."""
     try:
         return _text.number(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def positive(text: str) -> float:
+    """The `type=` of a number > 0."""
+    value = number(text)
+    if value <= 0:
+        raise argparse.ArgumentTypeError(f"Expected a number > 0. Received: {text!r}.")
+    return value
+
+
+def count(text: str) -> int:
+    """The `type=` of what is counted, 1 or more; below that a slice or a loop would silently mean something else."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"Expected an integer >= 1. Received: {text!r}.")
+    return value

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from keras_esq.cli.command import Command
+from keras_esq.cli.command import Command, count
 from keras_esq.cli.inputs import add_data, add_model, load_data, load_model
 
 
@@ -15,12 +15,12 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--target", default="phone", help="see below (default: %(default)s)")
     add_data(parser)
     parser.add_argument(
-        "--samples", type=int, default=200, help="training images for calibration (default: %(default)s)"
+        "--samples", type=count, default=200, help="training images for calibration (default: %(default)s)"
     )
     parser.add_argument("--weights", default="auto", help="auto, int8, int4 or int2, where the target has a choice")
     parser.add_argument("--io", default="int8", choices=("int8", "uint8", "float32"), help="type of input and output")
     parser.add_argument("--c-array", action="store_true", help="also write the file as C source (target mcu)")
-    parser.add_argument("--ram-budget", type=int, metavar="BYTES", help="largest arena (target mcu)")
+    parser.add_argument("--ram-budget", type=count, metavar="BYTES", help="largest arena (target mcu)")
     parser.add_argument("--report", metavar="FILE", help="report.json of an evaluation, noted in the file")
 
 

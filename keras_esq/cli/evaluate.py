@@ -8,14 +8,14 @@ from typing import Any
 
 from keras_esq._files import write_atomic
 from keras_esq.cli import folder
-from keras_esq.cli.command import Command, number
+from keras_esq.cli.command import Command, count, number
 from keras_esq.cli.inputs import add_data, load_data, load_model, load_target
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("target", help="a .tflite file, a saved model (.keras, .h5, SavedModel) or module:function")
     add_data(parser)
-    parser.add_argument("--samples", type=int, help="just the first so many test images (default: all)")
+    parser.add_argument("--samples", type=count, help="just the first so many test images (default: all)")
     parser.add_argument(
         "--attacks",
         default="quick",
@@ -26,7 +26,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--source", help="for a .tflite file, the model behind it: its adversarial images are tried")
     parser.add_argument("--runtime", default="auto", help="that runs a .tflite file (default: the first that can)")
     parser.add_argument("--audit", action="store_true", help="also look for masked gradients (not for .tflite files)")
-    parser.add_argument("--batch-size", type=int, default=128, help="images attacked at once (default: %(default)s)")
+    parser.add_argument("--batch-size", type=count, default=128, help="images attacked at once (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="random seed, 0 or more (default: %(default)s)")
     parser.add_argument(
         "--report", metavar="DIR", help="folder for report, picture and options; a killed run goes on from it"
@@ -38,7 +38,6 @@ def _run(arguments: argparse.Namespace) -> dict[str, Any]:
     from keras_esq.keras3 import model_at_the_door
     from keras_esq.runtime import Flatbuffer
 
-    out = folder.start(arguments.report, arguments) if arguments.report else None
     target = load_target(arguments.target, arguments.runtime)
     if arguments.audit and isinstance(target, Flatbuffer):
         raise ValueError(
@@ -50,6 +49,7 @@ def _run(arguments: argparse.Namespace) -> dict[str, Any]:
     source = load_model(arguments.source) if arguments.source else None
     data = load_data(arguments)
     x, y = data.x_test[: arguments.samples], data.y_test[: arguments.samples]
+    out = folder.start(arguments.report, arguments) if arguments.report else None
     report = evaluate_robustness(
         target,
         x,

@@ -9,6 +9,7 @@ import sys
 from typing import Any
 
 from keras_esq._checks import near_matches
+from keras_esq.cli.command import count
 
 
 def add_model(parser: argparse.ArgumentParser, name: str, what: str, **settings: Any) -> None:
@@ -23,7 +24,7 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--data-path", metavar="PATH", help="where the data set's own files are")
     parser.add_argument(
-        "--image-size", nargs=2, type=int, metavar=("HEIGHT", "WIDTH"), help="of an image folder: resize its images"
+        "--image-size", nargs=2, type=count, metavar=("HEIGHT", "WIDTH"), help="of an image folder: resize its images"
     )
     parser.add_argument(
         "--channels", type=int, choices=(1, 3), help="of an image folder: 1 for grey, 3 for colour (default: 3)"

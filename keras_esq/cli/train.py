@@ -10,10 +10,10 @@ from typing import Any
 
 from tqdm import tqdm
 
-from keras_esq._checks import check_count, near_matches
+from keras_esq._checks import check_seed, near_matches
 from keras_esq._files import atomic_path, write_atomic
 from keras_esq.cli import folder
-from keras_esq.cli.command import Command, number
+from keras_esq.cli.command import Command, count, number, positive
 from keras_esq.cli.inputs import add_data, load_data, load_model
 
 OBJECTIVES = ("adversarial_pairing", "pairing", "adversarial", "natural", "trades", "mart", "distillation", "free")
@@ -39,17 +39,17 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         help="with its default settings (%(default)s)",
     )
     parser.add_argument("--teacher", metavar="MODEL", help="of distillation: a robust float model, named as MODEL is")
-    parser.add_argument("--pairing-weight", type=float, help="of the logits' distance (default: the objective's)")
+    parser.add_argument("--pairing-weight", type=number, help="of the logits' distance (default: the objective's)")
     parser.add_argument("--distance", help="of the logit pairing (default: the objective's)")
     parser.add_argument("--eps", type=number, default=8 / 255, help="of PGD, in input units (%(default).4f)")
     parser.add_argument("--step-size", type=number, help="of PGD (default: eps / 4)")
-    parser.add_argument("--steps", type=int, default=10, help="of PGD (%(default)s)")
+    parser.add_argument("--steps", type=count, default=10, help="of PGD (%(default)s)")
     parser.add_argument("--norm", default="linf", choices=("linf", "l2"), help="of PGD (%(default)s)")
     parser.add_argument("--ratio", default="uniform", choices=("uniform", "exponential", "full"), help="(%(default)s)")
-    parser.add_argument("--epochs", type=int, default=30, help="(%(default)s)")
-    parser.add_argument("--batch-size", type=int, default=64, help="(%(default)s)")
+    parser.add_argument("--epochs", type=count, default=30, help="(%(default)s)")
+    parser.add_argument("--batch-size", type=count, default=64, help="(%(default)s)")
     parser.add_argument("--optimizer", default="adam", choices=tuple(_OPTIMIZERS), help="(%(default)s)")
-    parser.add_argument("--learning-rate", type=float, help="(default: adam 0.003, sgd 0.05)")
+    parser.add_argument("--learning-rate", type=positive, help="(default: adam 0.003, sgd 0.05)")
     parser.add_argument("--schedule", default="cosine", choices=_SCHEDULES, help="of the learning rate (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of weights, order, partitions, attacks (%(default)s)")
 
@@ -59,10 +59,12 @@ def _run(arguments: argparse.Namespace) -> dict[str, Any]:
     from keras_esq.training import Backup, QuantizationRatio
     from keras_esq.training.progress import EpochProgress
 
-    out = _folder(arguments)
+    _check_folder(arguments)
     data = load_data(arguments)
-    keras.utils.set_random_seed(arguments.seed)
+    keras.utils.set_random_seed(check_seed("seed", arguments.seed))
     model = _model(arguments, data)
+    _check_data(model, data)
+    out = folder.start(arguments.out, arguments)  # not before: after a mistake the folder would belong to it
     backup = Backup(out / "backup")
     done = backup.restore(model)
     if done:
@@ -94,8 +96,8 @@ def _run(arguments: argparse.Namespace) -> dict[str, Any]:
     return {"model": str(path), "epochs": arguments.epochs, "validation": figures}
 
 
-def _folder(arguments: argparse.Namespace) -> Path:
-    """The folder of the run: new, or with --resume that of the same training."""
+def _check_folder(arguments: argparse.Namespace) -> None:
+    """Raise OSError or ValueError unless --out is new, or with --resume has the same training."""
     note = Path(arguments.out) / "options.json"
     if note.exists():
         if not arguments.resume:
@@ -114,7 +116,6 @@ def _folder(arguments: argparse.Namespace) -> Path:
         raise FileNotFoundError(
             f"Expected a training in {arguments.out!r}. There is no options.json in it. Check the path."
         )
-    return folder.start(arguments.out, arguments)
 
 
 def _model(arguments: argparse.Namespace, data: Any) -> Any:
@@ -161,13 +162,22 @@ def _model(arguments: argparse.Namespace, data: Any) -> Any:
         validation_attack=attack,
         seed=arguments.seed,
     )
-    rate = arguments.learning_rate or _OPTIMIZERS[arguments.optimizer]
+    rate = _OPTIMIZERS[arguments.optimizer] if arguments.learning_rate is None else arguments.learning_rate
     if arguments.schedule == "cosine":
-        steps = check_count("epochs", arguments.epochs) * -(-len(data.x_train) // arguments.batch_size)
+        steps = arguments.epochs * -(-len(data.x_train) // arguments.batch_size)
         rate = keras.optimizers.schedules.CosineDecay(rate, steps)
     optimizer = keras.optimizers.Adam(rate) if arguments.optimizer == "adam" else keras.optimizers.SGD(rate, 0.9)
     model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
     return model
+
+
+def _check_data(model: Any, data: Any) -> None:
+    """Raise ValueError, as `fit` would, if the data do not fit the model."""
+    from keras_esq.training.data_checks import check_arrays
+
+    network = model.network
+    for x, y in ((data.x_train, data.y_train), (data.x_val, data.y_val)):
+        check_arrays(x, y, data.bounds, network.input_shape, network.output_shape[-1], "ids")
 
 
 def _network(text: str, data: Any) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from keras_esq.cli.command import Command, number
+from keras_esq.cli.command import Command, count, number
 from keras_esq.cli.inputs import add_data, add_model, find_function, load_data, load_model
 
 _TUNERS = {"random": "RandomSearch", "hyperband": "Hyperband", "bayesian": "BayesianOptimization", "grid": "GridSearch"}
@@ -19,7 +19,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `keras-esq tune`."""
     add_model(parser, "model", "the float network, or a function (hp) that builds it")
     add_data(parser)
-    parser.add_argument("--samples", type=int, help="just the first so many training images (default: all)")
+    parser.add_argument("--samples", type=count, help="just the first so many training images (default: all)")
     parser.add_argument("--tuner", default="random", choices=tuple(_TUNERS), help="the strategy (default: %(default)s)")
     parser.add_argument(
         "--objective",
@@ -29,13 +29,13 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         help="val_adversarial_accuracy, val_accuracy, file_bytes or several of them (default: the first)",
     )
     parser.add_argument(
-        "--max-trials", type=int, default=20, help="settings to try; hyperband counts itself (default: %(default)s)"
+        "--max-trials", type=count, default=20, help="settings to try; hyperband counts itself (default: %(default)s)"
     )
-    parser.add_argument("--max-bytes", type=int, metavar="BYTES", help="don't train models that are larger")
+    parser.add_argument("--max-bytes", type=count, metavar="BYTES", help="don't train models that are larger")
     parser.add_argument(
-        "--epochs", type=int, default=30, help="of a trial; of hyperband's last round (default: %(default)s)"
+        "--epochs", type=count, default=30, help="of a trial; of hyperband's last round (default: %(default)s)"
     )
-    parser.add_argument("--batch-size", type=int, default=128, help="images of a step (default: %(default)s)")
+    parser.add_argument("--batch-size", type=count, default=128, help="images of a step (default: %(default)s)")
     parser.add_argument("--eps", type=number, help="radius of the attack in input units (default: 8/255)")
     parser.add_argument("--out", default="keras-esq-tune", help="folder of the search (default: %(default)s)")
     parser.add_argument("--overwrite", action="store_true", help="delete the search in the folder and begin anew")
