@@ -270,7 +270,6 @@ def test_what_is_no_number(text):
         "tune m.keras --max-bytes 0",
         "tune m.keras --batch-size 0",
         "tune m.keras --epochs 1.5",
-        "experiment smoke --out run --seeds 0",
     ],
 )
 def test_counts_start_at_one(arguments, capsys):

@@ -714,6 +714,12 @@ def test_a_keras_3_model_is_evaluated_as_its_translation(attacks):
     }
 
 
+def test_a_keras_3_model_is_no_twin_of_itself():
+    model = small()
+    with pytest.raises(ValueError, match="Expected a twin of 'k3'"):
+        esq.transfer_matrix({"k3": model}, X, Y, esq.attacks.FGSM(), twins={"k3": model})
+
+
 def flattening():
     """Cannot be translated, as it is subclassed."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from keras_esq.cli.command import Command, count
+from keras_esq.cli.command import Command
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,7 +16,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dataset", metavar="NAME", help="in place of the preset's own")
     parser.add_argument("--model", metavar="NAME", help="network, in place of the preset's own")
     parser.add_argument("--data-path", metavar="PATH", help="where the data set's own files are")
-    parser.add_argument("--seeds", type=count, default=1, help="repetitions: 0, 1, ... (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, default=1, help="repetitions: 0, 1, ... (default: %(default)s)")
     parser.add_argument("--compare", metavar="DIR", help="end with this experiment beside the one in that folder")
 
 

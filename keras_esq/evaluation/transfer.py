@@ -127,7 +127,7 @@ def transfer_matrix(
     check_seed("seed", seed)
     ((_, attack),) = get_attacks([attack]).items()
     targets = _targets(models)
-    doubles = _twins(twins or {}, targets)
+    doubles = _twins(twins or {}, models, targets)
     for target in (*targets.values(), *doubles.values()):
         images = check_images(x, attack.bounds, target.input_shape)
     answers = {name: target.logits(images, batch_size) for name, target in targets.items()}
@@ -172,11 +172,12 @@ def _targets(models: Any) -> dict[str, Target]:
     return {str(name): get_target(model) for name, model in models.items()}
 
 
-def _twins(twins: Mapping[str, Any], targets: Mapping[str, Target]) -> dict[str, Target]:
+def _twins(twins: Mapping[str, Any], models: Mapping[str, Any], targets: Mapping[str, Target]) -> dict[str, Target]:
+    given = {str(name): model for name, model in models.items()}
     for name, twin in twins.items():
         if name not in targets:
             raise ValueError(f"Expected twins of the models. Received one of {name!r}. {near_matches(name, targets)}")
-        if twin is targets[name].model:
+        if twin is given[name]:  # not the target's model, which is a translation if this is of Keras 3
             raise ValueError(
                 f"Expected a twin of {name!r}: the same network trained from scratch. Received the model itself, "
                 "against which the attack is no transfer."
