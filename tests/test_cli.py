@@ -31,6 +31,26 @@ def test_wrong_arguments_exit_with_2(arguments):
     assert stop.value.code == 2
 
 
+class Strict(keras.layers.Layer):
+    """Fails while it is traced, with a stack of its own."""
+
+    def call(self, x):
+        if x.shape[-1] != 3:
+            raise ValueError("Expected 3 columns: a, b and c.\n  Received others.")
+        return x
+
+
+@pytest.mark.parametrize("function", [lambda x: Strict()(x), lambda x: keras.Sequential([Strict()])(x)])
+def test_errors_of_tracing_are_without_its_stack(function, monkeypatch, capsys):
+    def run(arguments):
+        tf.function(function)(tf.zeros((1, 2)))
+
+    monkeypatch.setattr(cli, "COMMANDS", (dataclasses.replace(esq.cli.inspect.COMMAND, run=run),))
+    assert cli.main(["inspect", "x.tflite"]) == 1
+    error = capsys.readouterr().err
+    assert error == "keras-esq: Expected 3 columns: a, b and c.\n  Received others.\n"
+
+
 def test_errors_are_one_line_and_exit_with_1(tmp_path, capsys):
     foreign = tmp_path / "foreign.tflite"
     foreign.write_bytes(b"no model")

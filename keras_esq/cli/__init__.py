@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import re
 import sys
 from collections.abc import Sequence
 
@@ -75,6 +76,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("\nInterrupted.", file=sys.stderr)
         return 130
     except _EXPLAINED as error:
-        print(f"keras-esq: {error}", file=sys.stderr)
+        print(f"keras-esq: {_message(error)}", file=sys.stderr)
         return 1
     return 0
+
+
+def _message(error: Exception) -> str:
+    """The message of `error`, without the stack of lines that AutoGraph puts before it where it traced a function."""
+    text = str(error)
+    _, traced, rest = text.rpartition("in user code:\n")  # the last: layers inside of layers each add a stack
+    file = re.search(r"^( +)File ", rest, re.MULTILINE)
+    if not traced or file is None:
+        return text
+    # Below the frames, at their indentation, stands "ValueError: ..."; lines of code are indented further.
+    start = re.search(rf"^{file[1]}\w+: ", rest, re.MULTILINE)
+    if start is None:
+        return text
+    message = re.sub(rf"^ {{1,{len(file[1])}}}", "", rest[start.end() :], flags=re.MULTILINE)
+    return message.partition("\n\nCall arguments received")[0].strip()
