@@ -143,6 +143,26 @@ def test_convert_inspect_and_evaluate(saved, tmp_path, capsys):
     assert set(other["accuracy"]) == set(first["accuracy"])
 
 
+def test_convert_within_a_budget(saved, tmp_path, capsys):
+    file = str(tmp_path / "model.tflite")
+    command = ["convert", saved, file, "--target", "mcu", "--samples", "20"]
+    result(capsys, *command)
+    arena = esq.Flatbuffer(file).smallest_arena()
+    assert cli.main([*command, "--ram-budget", str(arena - 1), "--over-budget", "error"]) == 1
+    assert f"needs {arena:,} bytes" in capsys.readouterr().err
+
+
+def test_convert_for_an_accelerator(saved, tmp_path, capsys):
+    pytest.importorskip("ethosu")
+    command = ["convert", saved, str(tmp_path / "model.tflite"), "--samples", "20", "--accelerator", "ethos-u55-128"]
+    made = result(capsys, *command, "--target", "ethos-u")
+    assert made["compiled"] == str(tmp_path / "model_vela.tflite")
+    assert Path(made["compiled"]).stat().st_size > 1000
+    assert made["vela"]["cycles"] > 0
+    assert cli.main(command) == 1
+    assert "ethos-u" in capsys.readouterr().err
+
+
 def test_a_file_under_attack_with_its_source(saved, tmp_path, capsys):
     file = str(tmp_path / "model.tflite")
     result(capsys, "convert", saved, file, "--samples", "20")

@@ -21,6 +21,15 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--io", default="int8", choices=("int8", "uint8", "float32"), help="type of input and output")
     parser.add_argument("--c-array", action="store_true", help="also write the file as C source (target mcu)")
     parser.add_argument("--ram-budget", type=count, metavar="BYTES", help="largest arena (target mcu)")
+    parser.add_argument(
+        "--over-budget",
+        default="int8",
+        choices=("int8", "error"),
+        help="beyond it: int8 in place of look-up tables for the largest layers, or an error (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--accelerator", metavar="NPU", help="compile with Vela, for ethos-u55-128 say (target ethos-u)"
+    )
     parser.add_argument("--report", metavar="FILE", help="report.json of an evaluation, noted in the file")
 
 
@@ -41,6 +50,8 @@ def _run(arguments: argparse.Namespace) -> dict[str, Any]:
         weights=arguments.weights,
         c_array=arguments.c_array,
         ram_budget=arguments.ram_budget,
+        over_budget=arguments.over_budget,
+        accelerator=arguments.accelerator,
         labels=data.class_names,
         report=report,
     )
@@ -49,6 +60,11 @@ def _run(arguments: argparse.Namespace) -> dict[str, Any]:
     if file.agreement is not None:
         print(f"\nAgreement with the Keras model on {file.agreement.samples} images\n\n{file.agreement.table()}")
         results["top1_agreement"] = file.agreement.top1
+    if file.compiler_report is not None:
+        print(f"\n{file.compiler_report}")
+        results["compiled"] = None if file.compiler_report.compiled is None else str(file.compiler_report.compiled)
+    if arguments.accelerator:
+        results["vela"] = file.compiler_report.to_dict()
     return results
 
 
