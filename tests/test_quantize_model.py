@@ -270,11 +270,17 @@ def test_checkpoints_hold_the_latent_weights(net, images, tmp_path):
     [
         (lambda folder: folder / "nothing.keras", FileNotFoundError, "nothing"),
         (lambda folder: _written(folder / "foreign.keras", b"no model"), ValueError, "foreign"),
+        (lambda folder: _exported(folder / "exported"), ValueError, r"exported.*model\.save\('model\.keras'\)"),
     ],
 )
 def test_load_model_of_what_is_no_model(tmp_path, make, error, words):
     with pytest.raises(error, match=words):
         esq.load_model(make(tmp_path))
+
+
+def _exported(path):
+    tf.saved_model.save(tf.Module(), str(path))
+    return path
 
 
 def _written(path, content):

@@ -38,7 +38,8 @@ def load_model(
         FileNotFoundError: if there is nothing at `path`.
         ImportError: for a file of Keras 3, if that is not installed.
         TypeError: for a subclassed model of Keras 3, or `custom_objects` that are not as that needs them.
-        ValueError: if it is not a Keras model, is damaged, needs `custom_objects`, or can't be translated.
+        ValueError: if it is not a Keras model but an export of one, say, is damaged, needs `custom_objects`, or can't
+            be translated.
     """
     path = os.fspath(path)
     if not os.path.exists(path):
@@ -47,10 +48,16 @@ def load_model(
         return load_keras3_file(path, custom_objects)
     try:
         with tfmot_quantization.quantize_scope({**_WRAPPERS, **(custom_objects or {})}):
-            return keras.models.load_model(path, compile=compile)
+            model = keras.models.load_model(path, compile=compile)
     except (ValueError, TypeError, OSError, KeyError, AttributeError, zipfile.BadZipFile, EOFError) as error:
         raise ValueError(
             f"Expected a model written by model.save() of tf-keras or keras_esq. Could not load {path!r}: "
             f"{type(error).__name__}: {error}. If it has layers or losses of your own, pass custom_objects="
             "{'Name': Class}; if the file is damaged, save the model again."
         ) from error
+    if not isinstance(model, keras.Model):
+        raise ValueError(
+            f"Expected a model written by model.save(). Received the SavedModel {path!r} without its layers, as "
+            "model.export() and tf.saved_model.save() write them. Save the model itself: model.save('model.keras')."
+        )
+    return model
