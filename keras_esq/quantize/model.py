@@ -30,12 +30,12 @@ def quantize_model(
 ) -> Any:
     """A copy of `model` whose kernels are quantized to 1 or 2 bits in every forward pass.
 
-    The copy is a flat functional model with the same layer names and weights. Dense and convolutional layers (depthwise,
-    separable and transposed ones too) are wrapped in tfmot's QuantizeWrapperV2; the wrapped full-precision ("latent")
-    weights are what training updates, through a straight-through gradient. All others pass through and stay float:
-    recurrent layers, attention, embeddings, and layers inside of another layer, such as TimeDistributed. Nested models
-    are dissolved; where two layers would get the same name, the later one is called "model_layer". Shared layers stay
-    shared, regularizers act on the latent weights. A layer is frozen as ever, by
+    The copy is a flat functional model with the same layer names and weights. Dense and convolutional layers
+    (depthwise, separable and transposed ones too) are wrapped in tfmot's QuantizeWrapperV2; the wrapped full-precision
+    ("latent") weights are what training updates, through a straight-through gradient. All others pass through and stay
+    float: recurrent layers, attention, embeddings, and layers inside of another layer, such as TimeDistributed. Nested
+    models are dissolved; where two layers would get the same name, the later one is called "model_layer". Shared layers
+    stay shared, regularizers act on the latent weights. A layer is frozen as ever, by
     `low_bit.get_layer(name).trainable = False`: it computes with its quantized weights, which stay what they are.
 
     Args:
