@@ -533,6 +533,25 @@ def test_config_round_trip():
     assert list(copy.pairing) == pairing
 
 
+@pytest.mark.parametrize("through", ["arrays", "dataset"])
+def test_smoothed_labels_of_one_unit(images, through):
+    """The loss takes them as they are, the attack and the adversarial accuracy by the nearest class."""
+    hard = (np.arange(12) % 2).astype(np.float32)[:, None]
+    net, logged = plain_net("sigmoid", units=1), []
+    for y in (hard, 0.1 + 0.8 * hard):
+        data = (images, y)
+        if through == "dataset":
+            data = (tf.data.Dataset.from_tensor_slices(data).batch(12),)
+        model = esq.ErrorSilencedModel(net, objective="adversarial", attack=PGD, validation_attack=PGD, seed=1)
+        model.compile(keras.optimizers.SGD(0.0), "binary_crossentropy")
+        history = model.fit(*data, verbose=0).history["adversarial_accuracy"][0]
+        logged.append((history, model.evaluate(*data, verbose=0, return_dict=True)))
+    assert logged[0][0] == logged[1][0] > 0
+    assert logged[0][1]["adversarial_accuracy"] == logged[1][1]["adversarial_accuracy"] > 0
+    p = net(images).numpy()
+    assert logged[1][1]["loss"] == pytest.approx(-np.mean(y * np.log(p) + (1 - y) * np.log(1 - p)), rel=1e-4)
+
+
 # Bad input.
 
 
@@ -552,6 +571,8 @@ def nan_images(x):
         (lambda x: x, Y + 1, "Received"),
         (lambda x: x, Y - 1, "Received"),
         (lambda x: x, np.eye(3)[Y], "one-hot"),
+        (lambda x: x, Y + 0.5, "class ids"),
+        (lambda x: x, np.where(Y == 1, np.nan, Y), "class ids"),
     ],
 )
 def test_bad_data_is_refused(images, x, y, words, through):
@@ -560,8 +581,18 @@ def test_bad_data_is_refused(images, x, y, words, through):
     if through == "dataset":
         data = (tf.data.Dataset.from_tensor_slices(data).batch(6),)
     for call in (model.fit, model.evaluate):
-        with pytest.raises(ValueError, match=words):
+        with pytest.raises((ValueError, TypeError), match=words):
             call(*data, verbose=0)
+
+
+@pytest.mark.parametrize("y", [np.linspace(0, 1.1, 12), np.where(Y == 1, np.nan, 0), Y * 1.0, Y - 1])
+@pytest.mark.parametrize("through", ["arrays", "dataset"])
+def test_bad_labels_of_one_unit_are_refused(images, y, through):
+    model = esq.ErrorSilencedModel(plain_net(units=1), objective="natural")
+    model.compile("sgd", "binary_crossentropy")
+    data = (tf.data.Dataset.from_tensor_slices((images, y)).batch(12),) if through == "dataset" else (images, y)
+    with pytest.raises((ValueError, TypeError), match="ids"):
+        model.fit(*data, verbose=0)
 
 
 @pytest.mark.parametrize(
@@ -571,7 +602,6 @@ def test_bad_data_is_refused(images, x, y, words, through):
         (lambda x: x[0], Y, "shape"),
         (lambda x: x[..., :2], Y, "shape"),
         (lambda x: x, Y[:5], "one label per image"),
-        (lambda x: x, Y + 0.5, "class ids"),
         (lambda x: x, None, "labels"),
     ],
 )

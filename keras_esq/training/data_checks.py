@@ -54,6 +54,9 @@ def check_arrays(x: Any, y: Any, bounds: Any, input_shape: Any, units: int, kind
         raise ValueError(f"Expected one label per image, {x.shape[0]} in all. Received {y.shape[0]} labels in y.")
     check_label_form(y.shape, units, kind)
     if len(y.shape) < 2 or y.shape[-1] == 1:
+        labels = np.asarray(y)
+        if units == 1 and labels.dtype.kind == "f" and ((labels >= 0) & (labels <= 1)).all():
+            return  # smoothed ones as well
         check_labels(y, max(units, 2))
     elif not np.isfinite(np.asarray(y, np.float32)).all():
         raise ValueError("Expected finite labels. Received NaN or infinity in y.")
@@ -62,7 +65,8 @@ def check_arrays(x: Any, y: Any, bounds: Any, input_shape: Any, units: int, kind
 def check_batch(x: Any, y: Any, bounds: Any, units: int, kind: str | None) -> tuple[Any, Any]:
     """Float images and class ids (n,), int32, of a batch; the checks become part of the graph.
 
-    Labels given as rows are taken by their largest entry, so that smoothed and mixed ones can be trained on.
+    Labels given as rows are taken by their largest entry, and those of a network with one unit by the nearest class, so
+    that smoothed and mixed ones can be trained on.
 
     Raises:
         ValueError: for labels that are missing, or in the wrong form for the loss.
@@ -94,11 +98,17 @@ def check_batch(x: Any, y: Any, bounds: Any, units: int, kind: str | None) -> tu
     if y.shape.rank == 2 and y.shape[-1] != 1:
         ids = tf.argmax(y, axis=1, output_type=tf.int32)
     else:
-        ids = tf.cast(tf.reshape(y, [-1]), tf.int32)
-        classes = max(units, 2)
-        text = f"Expected class ids from 0 to {classes - 1}. Received, lowest and highest:"
-        valid = (tf.reduce_min(ids) >= 0) & (tf.reduce_max(ids) < classes)
-        checks.append(tf.debugging.Assert(valid, [text, tf.reduce_min(ids), tf.reduce_max(ids)]))
+        values = tf.reshape(y, [-1])
+        values = values if values.dtype.is_floating else tf.cast(values, tf.int32)
+        nearest, last = tf.round(values), max(units, 2) - 1
+        valid = (values >= 0) & (values <= last)  # not so for NaN
+        text = f"Expected class ids from 0 to {last}. Received, lowest and highest:"
+        if units > 1 and values.dtype.is_floating:
+            valid &= values == nearest
+            text = f"Expected class ids, whole numbers from 0 to {last}. Received, lowest and highest:"
+        extremes = tf.reduce_min(values), tf.reduce_max(values)
+        checks.append(tf.debugging.Assert(tf.reduce_all(valid), [text, *extremes]))
+        ids = tf.cast(nearest, tf.int32)
     with tf.control_dependencies([check for check in checks if check is not None]):
         return tf.identity(x), ids
 
