@@ -407,6 +407,45 @@ def test_the_loss_behind_a_softmax_that_is_not_last(images):
         assert logs["loss"] + logs["val_loss"] == pytest.approx([expected] * 2, rel=1e-5)
 
 
+class Subclassed(keras.Model):
+    def __init__(self, head=None):
+        super().__init__()
+        self.inside = [layers.Conv2D(8, 3, activation="relu"), layers.Flatten(), layers.Dense(3, head)]
+
+    def call(self, x):
+        for layer in self.inside:
+            x = layer(x)
+        return x
+
+
+@pytest.mark.parametrize("how", ["input", "array", "build", "fit"])
+def test_subclassed_models_train(images, how):
+    net = Subclassed("softmax")
+    if how == "fit":
+        net.compile("sgd", "sparse_categorical_crossentropy")
+        net.fit(images, Y, verbose=0)
+    else:
+        start = {"input": keras.Input((8, 8, 3)), "array": images[:1], "build": (None, 8, 8, 3)}[how]
+        (net.build if how == "build" else net)(start)
+    model = compiled(net, 0.1, validation_attack=PGD)
+    logs = model.fit(images, Y, validation_data=(images, Y), epochs=2, verbose=0).history
+    assert logs["loss"][1] < logs["loss"][0]
+    accuracy = model.evaluate(images[:7], Y[:7], verbose=0, return_dict=True)["accuracy"]
+    assert accuracy == pytest.approx((net(images[:7]).numpy().argmax(1) == Y[:7]).mean())
+    for x, y, words in ((images[..., 0], Y, "hape|ndim"), (images, Y + 1, "ids"), (images, np.eye(3)[Y], "one-hot")):
+        with pytest.raises(ValueError, match=words):
+            model.fit(x, y, verbose=0)
+
+
+def test_a_subclassed_model_that_was_never_called(images):
+    net = Subclassed()
+    net.built = True  # as a `build` of its own may say
+    with pytest.raises(ValueError, match="Call it once on data"):
+        compiled(net)
+    net(images[:1])
+    compiled(net).fit(images, Y, verbose=0)
+
+
 def test_other_input_ranges_and_integer_images():
     x = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 3)).astype(np.uint8)
     net = keras.Sequential([keras.Input((8, 8, 3)), layers.Rescaling(1 / 255), *plain_net().layers])

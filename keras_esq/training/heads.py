@@ -8,7 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from keras_esq._keras import keras
-from keras_esq.attacks.logits import head_kind
+from keras_esq.attacks.logits import head_kind, input_shape_of
 from keras_esq.quantize.graph import all_calls
 
 # What Keras' names of functions stand for; those of classes it resolves itself.
@@ -29,8 +29,7 @@ def trace_head(network: Any) -> tuple[str, int]:
     on what it gets: then the head is before it.
     """
     if not getattr(network, "outputs", None):
-        specs = tf.nest.map_structure(lambda t: tf.TensorSpec(t.shape, t.dtype), network.save_spec()[0][0])
-        return _traced(lambda x: network(x, training=False), specs)
+        return _traced(lambda x: network(x, training=False), input_spec(network))
     if len(network.outputs) != 1:
         raise ValueError(
             f"Expected a classifier with one output (n, classes). Received {network.name!r} with "
@@ -59,6 +58,27 @@ def trace_head(network: Any) -> tuple[str, int]:
             inputs = [tf.TensorSpec(t.shape, t.dtype) for t in network.inputs]
             return _traced(lambda *x: network(x[0] if len(x) == 1 else x, training=False), *inputs)
     return head, units
+
+
+def input_spec(network: Any) -> Any:
+    """What a network with one input takes, a tf.TensorSpec: as declared, or as it was called first, or built.
+
+    Raises:
+        ValueError: for several inputs, and for a subclassed model of which that is not known.
+    """
+    called, built = network.save_spec(), network.get_build_config()
+    shape = input_shape_of(network) or (built or {}).get("input_shape")
+    if called is not None:
+        spec = called[0][0]
+        if not isinstance(spec, tf.TensorSpec):
+            raise ValueError(f"Expected a model with one input. Received {network.name!r}, called with {spec}.")
+        return tf.TensorSpec(shape or spec.shape, spec.dtype)
+    if not shape:
+        raise ValueError(
+            f"Expected a network whose input shape is known. Received {network.name!r}, a subclassed model that was "
+            "never called. Call it once on data: model(x[:1])."
+        )
+    return tf.TensorSpec(shape, keras.backend.floatx())
 
 
 def _traced(function: Any, *specs: Any) -> tuple[str, int]:

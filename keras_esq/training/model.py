@@ -10,13 +10,13 @@ from keras_esq._checks import check_count
 from keras_esq._keras import describe, from_description, keras
 from keras_esq.attacks import PGD
 from keras_esq.attacks.base import Attack
-from keras_esq.attacks.logits import logits_fn
+from keras_esq.attacks.logits import input_shape_of, logits_fn
 from keras_esq.keras3 import fit_arguments, from_keras3, is_keras3_model, translate_nest
 from keras_esq.quantize import frozen_weights, low_bit_weights
 from keras_esq.training import data_checks
 from keras_esq.training.arguments import check_attacks, check_model, check_pairing
 from keras_esq.training.attack_twin import make_twin
-from keras_esq.training.heads import loss_for_head, metrics_for_head, trace_head
+from keras_esq.training.heads import input_spec, loss_for_head, metrics_for_head, trace_head
 from keras_esq.training.lipschitz import Orthogonality, check_regularizer
 from keras_esq.training.objectives import Objective, as_objective
 from keras_esq.training.order import evaluate_batches, fit_batches
@@ -42,9 +42,9 @@ class ErrorSilencedModel(keras.Model):
 
     Args:
         model: the network: a low-bit model from `quantize_model`, or a plain float one (Sequential, functional, or
-            a built subclassed model). It is trained in place, not copied. Its output has shape (n, classes), logits,
-            softmax or sigmoid. A Keras 3 model is translated first (`esq.from_keras3`): its copy in `network` is
-            trained, it isn't.
+            a subclassed model that was called on data, or built). It is trained in place, not copied. Its output has
+            shape (n, classes), logits, softmax or sigmoid. A Keras 3 model is translated first (`esq.from_keras3`):
+            its copy in `network` is trained, it isn't.
         attack: makes x_adv in training. Default: [ESQ]'s PGD(eps=8/255, step_size=2/255, steps=10). Its `bounds` are
             the range that the data must keep to. Not used with objective "natural".
         pairing: `LogitPairing`, `ActivationPairing` or a list of them, for objectives that pair; default: 0.3 x squared
@@ -287,7 +287,7 @@ class ErrorSilencedModel(keras.Model):
     def save(self, *args: Any, **kwargs: Any) -> None:
         """As Model.save, before the first call too."""
         if self.save_spec() is None:
-            self(keras.Input(self.network.input_shape[1:]))  # tells Keras the input's shape
+            self(keras.Input(input_spec(self.network).shape[1:]))  # tells Keras the input's shape
         super().save(*args, **kwargs)
 
     def get_config(self) -> dict[str, Any]:
@@ -372,9 +372,10 @@ class ErrorSilencedModel(keras.Model):
 
     def _check_arrays(self, x: Any, y: Any) -> None:
         bounds, units, kind = self._limits()
-        data_checks.check_arrays(x, y, bounds, self.network.input_shape, units, kind)
+        data_checks.check_arrays(x, y, bounds, input_shape_of(self.network), units, kind)
 
     def _limits(self) -> tuple[Any, int, Any]:
         """What data must keep to: bounds of the images, number of outputs, kind of labels."""
         attack = self.attack or self.validation_attack
-        return attack and attack.bounds, self.network.output_shape[-1], self.__dict__.get("_label_kind")
+        _, units = self._head or trace_head(self.network)  # before compile too; a subclassed model has no output_shape
+        return attack and attack.bounds, units, self.__dict__.get("_label_kind")
