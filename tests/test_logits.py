@@ -1,12 +1,15 @@
 """The logits behind every kind of head, and that attacks go through heads without loss."""
 
+import re
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from keras_esq._keras import keras, tfmot_quantization
-from keras_esq.attacks import BIM, PGD, class_logits, head_kind, logits_fn, logits_of
+from keras_esq.attacks import BIM, PGD, NAttack, class_logits, head_kind, logits_fn, logits_of
 from keras_esq.attacks.logits import input_shape_of
+from keras_esq.evaluation import evaluate_robustness
 
 layers = keras.layers
 RNG = np.random.default_rng(0)
@@ -195,6 +198,60 @@ def test_hidden_softmax_is_an_error_not_a_weak_attack():
     with pytest.raises(ValueError, match="probabilities"):
         BIM()(keras.Model(inputs, average), X, np.zeros(6, int))
     BIM()(keras.Model(inputs, layers.Lambda(tf.math.log)(average)), X, np.zeros(6, int))
+
+
+class HiddenUnit(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.dense = layers.Dense(1, activation="sigmoid")
+
+    def call(self, inputs):
+        return self.dense(inputs)
+
+
+def loaded_unit(folder):
+    model = HiddenUnit()
+    model(X)
+    model.save(folder / "saved", save_format="tf")
+    return keras.models.load_model(folder / "saved", custom_objects={})
+
+
+def averaged_units(folder):
+    inputs = keras.Input((4,))
+    return keras.Model(inputs, layers.Average()([layers.Dense(1, activation="sigmoid")(inputs) for _ in range(2)]))
+
+
+LOGIT = "lambda p: tf.math.log(p + 1e-7) - tf.math.log(1 - p + 1e-7)"
+
+
+@pytest.mark.parametrize("attack", [BIM(), NAttack(query_budget=30, population=10)])
+@pytest.mark.parametrize("build", [averaged_units, loaded_unit])
+def test_hidden_sigmoid_is_an_error_not_a_logit(build, attack, tmp_path, monkeypatch):
+    # As in another process, which does not know the class.
+    monkeypatch.delitem(keras.utils.get_custom_objects(), "HiddenUnit", raising=False)
+    model, y = build(tmp_path), np.arange(6) % 2
+    for images in (X, X[:1]):
+        with pytest.raises(ValueError, match="one unit whose values are probabilities"):
+            attack(model, images, y[: len(images)])
+    with pytest.raises(ValueError, match="one unit whose values are probabilities"):
+        evaluate_robustness(model, X, y, attacks=attack, progress=False)
+    with pytest.raises(ValueError, match=re.escape(LOGIT)):
+        attack(model, X, y)
+    attack(keras.Sequential([layers.Input((4,)), model, layers.Lambda(eval(LOGIT))]), X, y)
+
+
+@pytest.mark.parametrize("bias", [-0.2, 0.5, 0.9])
+@pytest.mark.parametrize("depth", [0, 1])
+def test_a_logit_between_0_and_1_by_chance_is_a_logit(depth, bias):
+    model = sequential(*[layers.Dense(8, activation="relu") for _ in range(depth)], layers.Dense(1))
+    model.set_weights([0.05 * abs(w) if w.ndim > 1 else w for w in model.get_weights()])
+    model.layers[-1].bias.assign([bias])
+    BIM()(model, X, np.zeros(6, int))
+    visible = sequential(layers.Dense(1), layers.Activation("sigmoid"))
+    visible.set_weights([np.full((4, 1), 0.1), np.full(1, 0.1)])  # the logits are in [0, 1] too
+    BIM()(visible, X, np.zeros(6, int))
+    flat = sequential(layers.Dense(1, kernel_initializer="zeros"))
+    BIM()(flat, X, np.zeros(6, int))
 
 
 def test_input_shape():

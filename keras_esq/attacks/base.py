@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from keras_esq._checks import check_bounds, check_count, check_images, check_labels, check_positive, check_seed
 from keras_esq._keras import keras
+from keras_esq.attacks.hidden import HIDDEN_SOFTMAX, check_unit, looks_like_probabilities
 from keras_esq.attacks.logits import LogitsFn, cached_on, check_model, input_shape_of, logits_fn
 from keras_esq.attacks.result import AttackResult
 from keras_esq.quantize import frozen_weights
@@ -20,6 +21,8 @@ from keras_esq.quantize import frozen_weights
 # float, or a scalar tensor or variable: a curriculum changes it between steps without a new trace.
 Scalar = Any
 SelfAttack = TypeVar("SelfAttack", bound="Attack")
+# Images whose scores are looked at before an attack.
+_LOOKED_AT = 16
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -127,13 +130,16 @@ class Attack(abc.ABC):
         Raises:
             TypeError: if `model` is not a tf_keras model, or `x` or `y` does not hold numbers.
             ValueError: if `x` or `y` is empty, of a wrong shape or length, holds NaN or leaves its range; if targets
-                are missing or not wanted; if the model returns NaN or hides its softmax.
+                are missing or not wanted; if the model returns NaN or hides its softmax or sigmoid.
         """
         check_model(model)
         check_count("batch_size", batch_size)
         images = check_images(x, self.bounds, input_shape_of(model))
-        num_classes = int(logits_fn(model)(tf.constant(images[:1])).shape[-1])
-        labels = self._labels(y, y_target, num_classes, len(images))
+        # Several images: one alone would tell little about what the scores are.
+        some = images[: min(batch_size, _LOOKED_AT)]
+        logits = logits_fn(model)(tf.constant(some)).numpy()
+        labels = self._labels(y, y_target, logits.shape[1], len(images))
+        check_unit(model, some, logits)
         seed = self._call_seed()
         run = self._compiled(model, images.shape[1:])
         scalars = [self._value(name) for name in self._traced()]
@@ -231,19 +237,6 @@ class Attack(abc.ABC):
 
     def __hash__(self) -> int:
         return hash(self._key())
-
-
-HIDDEN_SOFTMAX = (
-    "Expected logits, or a softmax or sigmoid as the model's last operation. Received outputs that are probabilities, "
-    "with the softmax out of sight (an average of softmaxes, or one inside a loaded SavedModel). Attacking through it "
-    "would overstate robustness. Return logits, or append keras.layers.Lambda(tf.math.log)."
-)
-
-
-def looks_like_probabilities(logits: tf.Tensor) -> tf.Tensor:
-    """True if all rows of what should be logits (n, k) are >= 0 and sum to 1, to float rounding: real ones never do."""
-    sums_to_one = tf.abs(tf.reduce_sum(logits, axis=1) - 1.0) < 1e-5
-    return tf.reduce_all(logits >= 0) & tf.reduce_all(sums_to_one)
 
 
 def _is_tensor(value: Any) -> bool:

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from keras_esq._checks import check_count, check_images
 from keras_esq.attacks.base import Attack
+from keras_esq.attacks.hidden import check_unit
 from keras_esq.attacks.logits import LogitsFn
 from keras_esq.attacks.oracle import Oracle, Questions
 from keras_esq.attacks.result import AttackResult
@@ -44,7 +45,8 @@ class EagerAttack(Attack):
     def run(self, model: Any, x: Any, y: Any, *, y_target: Any = None, batch_size: int = 128) -> AttackResult:
         """See `Attack.run`; `model` may be any classifier, see `Oracle`, if the attack needs no gradient.
 
-        Raises: also ValueError, if the classifier returns scores that are not finite or not of shape (n, classes).
+        Raises: also ValueError, if the classifier returns scores that are not finite or not of shape (n, classes),
+            or if a tf_keras model hides its sigmoid.
         """
         self.check_target(model)
         check_count("batch_size", batch_size)
@@ -52,6 +54,7 @@ class EagerAttack(Attack):
         images = check_images(x, self.bounds, oracle.input_shape)
         scores = oracle(images)
         labels = self._labels(y, y_target, scores.shape[1], len(images))
+        check_unit(model, images, scores)
         x_adv, queries = images.copy(), np.ones(len(images), np.int64)
         success = np.equal(scores.argmax(axis=1), labels) == self.targeted
         todo = np.flatnonzero(~success)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from typing import Any, Literal
 
+import numpy as np
 import tensorflow as tf
 
 from keras_esq._keras import keras
@@ -135,6 +136,23 @@ def logits_fn(model: keras.Model) -> LogitsFn:
         return cached_on(model, ("logits_fn", tuple(x.shape[1:]), x.dtype.name), lambda: build(spec))(x)
 
     return call
+
+
+def has_bare_unit(model: keras.Model, x: np.ndarray) -> bool:
+    """Whether `model` ends in a single unit that is taken for a logit, as no sigmoid is seen; `x` as of `logits_fn`."""
+    spec = tf.TensorSpec((None, *x.shape[1:]), tf.float32)
+
+    def build() -> bool:
+        seen = []
+
+        def traced(x: tf.Tensor) -> None:
+            outputs = model(x, training=False)
+            seen.append(head_kind(outputs) == "logits" and outputs.shape[-1] == 1)
+
+        tf.function(traced).get_concrete_function(spec)
+        return seen[0]
+
+    return cached_on(model, ("has_bare_unit", tuple(x.shape[1:])), build)
 
 
 def check_model(model: Any) -> keras.Model:

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_esq._keras import keras
-from keras_esq.attacks.base import HIDDEN_SOFTMAX, looks_like_probabilities
+from keras_esq.attacks.hidden import HIDDEN_SOFTMAX, check_unit, looks_like_probabilities
 from keras_esq.attacks.logits import input_shape_of, logits_fn
 from keras_esq.attacks.oracle import Oracle
 from keras_esq.keras3 import is_keras3_model, model_at_the_door
@@ -40,8 +40,8 @@ class Target:
         """Class logits (n, k), or other scores of what is no tf_keras model, of images (n, ...); both float32.
 
         Raises:
-            ValueError: if the target returns NaN, infinity, or probabilities whose softmax can't be seen; if what is no
-                tf_keras model returns scores of a wrong shape.
+            ValueError: if the target returns NaN, infinity, or probabilities whose softmax or sigmoid can't be seen; if
+                what is no tf_keras model returns scores of a wrong shape.
         """
         if not self.has_gradients:
             return Oracle(self.model)(x)
@@ -57,6 +57,7 @@ class Target:
             )
         if looks_like_probabilities(tf.constant(logits)):
             raise ValueError(HIDDEN_SOFTMAX)
+        check_unit(self.model, x, logits)
         return logits
 
 
