@@ -254,6 +254,10 @@ def test_another_process_goes_on_where_a_killed_one_was(net, some, tmp_path):
     assert (tmp_path / "report.json").exists()
 
 
+def straight_through_rounding(x):
+    return x + tf.stop_gradient(tf.round(16 * x) / 16 - x)
+
+
 def test_cache_is_not_used_for_anything_else(net, other, some, tmp_path):
     attack = APGD(steps=3, eps=0.1)
 
@@ -275,6 +279,12 @@ def test_cache_is_not_used_for_anything_else(net, other, some, tmp_path):
     ]
     assert [files(**change) for change in changes] == [2, 3, 4, 5, 6, 7]
     assert files() == 7
+    # What rounds images as coarse as the digits are predicts the same for them, and has the same gradients there.
+    rounded = keras.Sequential([layers.Input((8, 8, 1)), layers.Lambda(straight_through_rounding), net])
+    assert files(target=rounded) == 8
+    scores = function_of(net)
+    boxes = [scores, lambda x: scores(np.round(16 * x) / 16)]
+    assert [files(target=box, attack=SQUARE) for box in (*boxes, *boxes)] == [9, 10, 10, 10]
     with pytest.raises(ValueError, match="without cache="):
         files(attack=PGD(loss=lambda labels, logits: -tf.gather(logits, labels, axis=1, batch_dims=1)))
     (tmp_path / "file").write_text("")

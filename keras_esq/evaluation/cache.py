@@ -22,16 +22,19 @@ from keras_esq.evaluation.targets import Target
 from keras_esq.quantize.graph import unwrap
 
 # Part of each key: what an older format wrote is never read.
-_FORMAT = 1
+_FORMAT = 2
+# Images that are asked about once more, with noise of either amplitude, in ranges of the images.
 _PROBED = 8
+_NOISE = (0.03, 0.3)
 
 
 class BatchCache:
     """A folder with one file per attacked batch, named by a hash of all that its content depends on.
 
-    That is the model (weights, scores on all images, input gradients at some), the attack and its settings, the seed,
-    the images and labels of the batch. So another model, other data or other settings are computed anew, beside what
-    is there already; nothing is ever used for what it was not made for. Delete the folder when done.
+    That is the model (weights, scores on all images and on noisy copies of some, input gradients at some), the attack
+    and its settings, the seed, the images and labels of the batch. So another model, other data or other settings are
+    computed anew, beside what is there already; nothing is ever used for what it was not made for. Delete the folder
+    when done.
 
     Args:
         folder: made if it does not exist.
@@ -106,6 +109,10 @@ def describe(value: Any) -> str:
 
 
 def _target_key(target: Target, images: np.ndarray, scores: np.ndarray) -> str:
+    noisy = _noisy(images[:_PROBED])
+    # The noise tells targets apart that answer the same for clean images only, such as one that rounds its input to 8
+    # bits, which they have.
+    scores = np.concatenate([scores, target.logits(noisy, len(noisy))])
     if not target.has_gradients:
         return _digest(scores)
     # The gradient tells models apart that predict the same, such as a rounding layer with and without straight-through.
@@ -115,6 +122,13 @@ def _target_key(target: Target, images: np.ndarray, scores: np.ndarray) -> str:
         largest = tf.reduce_max(logits_fn(target.model)(x), axis=1)
     gradient = tape.gradient(largest, x)
     return _digest(scores, *unwrap(target.model).get_weights(), "no gradient" if gradient is None else gradient.numpy())
+
+
+def _noisy(images: np.ndarray) -> np.ndarray:
+    """Copies of `images` (n, ...) within their range, (2 n, ...), the same at each call."""
+    low, high = images.min(), images.max()
+    noise = np.random.default_rng(0).uniform(-1, 1, images.shape).astype(np.float32) * (high - low)
+    return np.concatenate([np.clip(images + amplitude * noise, low, high) for amplitude in _NOISE])
 
 
 def _digest(*parts: Any) -> str:
