@@ -1,8 +1,10 @@
 """Attacks: equal to cleverhans, inside ball and box, without side effects, and clear about bad input."""
 
+import copy
 import dataclasses
 import functools
 import gc
+import pickle
 import weakref
 
 import numpy as np
@@ -314,6 +316,22 @@ def test_compiled_functions_die_with_the_model_and_stay_out_of_its_files(tmp_pat
     keras.backend.clear_session()
     gc.collect()
     assert gone() is None
+
+
+def test_an_attacked_model_is_a_model_like_any():
+    model = build()
+    modules = len(model.submodules)
+    before = FGSM()(model, X, Y)
+    assert len(model.submodules) == modules
+    for same in (copy.deepcopy(model), pickle.loads(pickle.dumps(model)), keras.models.clone_model(model)):
+        assert len(same.submodules) == modules
+        same.set_weights([0.5 * w for w in model.get_weights()])
+        assert not np.allclose(logits_fn(same)(tf.constant(X)), logits_fn(model)(tf.constant(X)))
+        same.set_weights(model.get_weights())
+        np.testing.assert_array_equal(FGSM()(same, X, Y), before)
+    held = vars(model)["_keras_esq_cache"]
+    assert held.entries
+    assert not copy.deepcopy(held).entries
 
 
 def test_a_changed_model_is_attacked_as_it_is_now():

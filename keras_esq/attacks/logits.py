@@ -96,13 +96,23 @@ def class_logits(logits: tf.Tensor) -> tf.Tensor:
     return logits
 
 
+class _Cache:
+    """The entries of a model. tf.Module opens dicts and fails at such keys: `model.submodules`. Copies are empty."""
+
+    def __init__(self) -> None:
+        self.entries: dict[Hashable, Any] = {}
+
+    def __reduce__(self) -> tuple[type[_Cache], tuple[()]]:
+        return _Cache, ()  # for copy and pickle: what is compiled belongs to the one model
+
+
 def cached_on(model: keras.Model, key: Hashable, build: Callable[[], Any]) -> Any:
     """What `build()` made for `key` and this model, made once and kept on the model, so that it dies with it.
 
     The entry goes through `vars`: Keras tracks and saves what is set as an attribute. A model whose layers were
     added or removed since gets a new entry.
     """
-    cache = vars(model).setdefault("_keras_esq_cache", {})
+    cache = vars(model).setdefault("_keras_esq_cache", _Cache()).entries
     full_key = (key, tuple(id(layer) for layer in unwrap(model).layers))
     if full_key not in cache:
         cache[full_key] = build()
