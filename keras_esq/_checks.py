@@ -81,8 +81,8 @@ def near_matches(name: str, known: Iterable[Any]) -> str:
     return f"{hint}Known: {', '.join(names) if names else 'none'}."
 
 
-def as_float_array(x: Any, name: str = "x") -> np.ndarray:
-    """Return `x` (array, eager tensor or nested list of numbers) as a float32 array."""
+def as_float_array(x: Any, name: str = "x", boolean_rows: bool = False) -> np.ndarray:
+    """Return `x` (array, eager tensor or nested list of numbers) as a float32 array; rows of booleans if so wanted."""
     try:
         array = x.numpy() if hasattr(x, "numpy") else np.asarray(x)
     except (AttributeError, NotImplementedError) as error:
@@ -94,7 +94,7 @@ def as_float_array(x: Any, name: str = "x") -> np.ndarray:
         raise TypeError(f"Expected {name} to be an array of numbers, all rows of one shape. {error}") from error
     if array.dtype.name == "bfloat16":  # numpy itself knows no bfloat16: its kind is not that of a float
         array = array.astype(np.float32)
-    if array.dtype.kind not in "fiu":
+    if array.dtype.kind not in ("fiub" if boolean_rows and array.ndim == 2 and array.shape[1] > 1 else "fiu"):
         raise TypeError(
             f"Expected {name} to be an array of numbers. Received: {type(x).__name__} with elements of {array.dtype}."
         )
@@ -155,11 +155,13 @@ def check_images(
 def check_labels(y: Any, num_classes: int | None, n: int | None = None, name: str = "y") -> np.ndarray:
     """Return the class ids of shape (n,), int32, behind ids of shape (n,) or (n, 1) or one-hot rows (n, num_classes).
 
+    One-hot rows may be booleans; ids may not, as they would be a comparison with one class.
+
     Raises:
         TypeError: if `y` does not hold whole numbers.
         ValueError: if the length is not `n`, an id is not in [0, num_classes) or a row is not one-hot.
     """
-    array = as_float_array(y, name)
+    array = as_float_array(y, name, boolean_rows=True)
     wanted = f"class ids of shape (n,) or one-hot rows of shape (n, {num_classes or 'classes'})"
     if array.ndim not in (1, 2):
         raise ValueError(f"Expected {name} to hold {wanted}. Received shape {array.shape}.")

@@ -139,7 +139,7 @@ def test_always_wrong_model_is_not_attacked(model):
 
 
 def test_labels_of_every_form(model):
-    for y in (np.eye(3)[Y], Y[:, None], Y.tolist(), tf.constant(Y)):
+    for y in (np.eye(3)[Y], np.eye(3, dtype=bool)[Y], Y[:, None], Y.tolist(), tf.constant(Y)):
         assert evaluate_robustness(model, X, y, attacks=FGSM(), progress=False).accuracy("clean") > 0.5
 
 
