@@ -1,5 +1,6 @@
 """Keras models to .tflite files: what is written, what is checked, what is refused."""
 
+import re
 import stat
 import sys
 
@@ -9,8 +10,11 @@ import tensorflow as tf
 
 from keras_esq._keras import keras
 from keras_esq.conversion import TARGETS, ConversionError, check, convert, inspect
-from keras_esq.conversion.alignment import layer_of
+from keras_esq.conversion.alignment import align, layer_of
+from keras_esq.conversion.kernels import layer_bits
 from keras_esq.conversion.lowering import lower
+from keras_esq.conversion.slimming import slim
+from keras_esq.conversion.writing import serialize
 from keras_esq.quantize import quantize_model, strip
 from keras_esq.runtime import Flatbuffer, available_runtimes
 from keras_esq.runtime.flatbuffer_format import constant, items, op_name, parse
@@ -452,7 +456,28 @@ def test_numbered_layers_are_told_apart(path):
     bits = {"conv_1": "int8", "conv_2": "binary", "conv": "ternary", "d": "ternary"}
     file = convert(quantize_model(model, bits), path, target="mcu", calibration=X)
     assert [layer.layer for layer in file.agreement.layers] == ["act_1", "act_2", "act", "flat", "d"]
-    assert list(file.metadata["bits"].values()) == [8, 1, 2, 2]
+    assert file.metadata["bits"] == {"conv_1": 8, "conv_2": 1, "conv": 2, "d": 2}
+
+
+@pytest.mark.parametrize("network", list(NETWORKS))
+def test_kernels_and_outputs_have_names_of_their_layers(network):
+    """A kernel that of the layer that owns it, whatever was fused; and none is lost where names are shortened."""
+    model = strip(quantize_model(NETWORKS[network](), "ternary"))
+    owners = {layer.name for layer in model.layers if any(len(w.shape) > 1 for w in layer.weights)}
+    names = [layer.name for layer in model.layers], model.output_names[0]
+    content, twin = lower(model, X, "int8"), lower(model)
+    expected = [pair.layer for pair in align(content, twin, *names)]
+    assert {"preactivation": {"b0", "add0", "b1", "project"}, "mixed": {"average_pooling2d"}}.get(network, {"sep"}) <= {
+        re.sub(r"_\d+$", "", name) for name in expected
+    }
+    for file in (content, twin):
+        graph = parse(file)
+        assert set(layer_bits(graph, *names)) == owners
+        slim(graph, *names)
+        assert set(layer_bits(graph, *names)) == owners
+    graph = parse(content)
+    slim(graph, *names)
+    assert [pair.layer for pair in align(serialize(graph), twin, *names)] == expected
 
 
 # ---- bad input

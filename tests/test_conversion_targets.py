@@ -113,7 +113,7 @@ def test_mixed_models_work_in_all_targets(first, path):
         assert convert(model, path, target=target, calibration=X).agreement.top1 > 0.8
         assert [kind for _, kind, _ in kinds(path)] == expected
     assert [bits for _, kind, bits in kinds(path) if kind == "LOOKUP"] == [1, 2, 1]
-    assert Flatbuffer(path).metadata["bits"] == {"a": 8, "b": 8, "c": 1, "d": 2, "logits": 1}
+    assert Flatbuffer(path).metadata["bits"] == {"conv": 8, "dw": 8, "point": 1, "wide": 2, "logits": 1}
 
 
 def test_lookup_tables_are_bit_identical_to_int8(path, tmp_path):
@@ -166,7 +166,7 @@ def test_shared_layers_store_their_kernel_once(path):
 
 def test_a_width_that_a_layer_cant_have_is_refused_with_its_name(path):
     model = quantize_model(network(), "ternary")
-    with pytest.raises(ValueError, match=r"int2.*'a'.*CONV_2D.*phone-small"):
+    with pytest.raises(ValueError, match=r"int2.*'conv'.*CONV_2D.*phone-small"):
         convert(model, path, target="phone", weights="int2", calibration=X)
     up = keras.Sequential([keras.Input((12, 12, 3)), L.Conv2DTranspose(4, 3, name="up"), L.Flatten(), L.Dense(3)])
     with pytest.raises(ValueError, match=r"int4.*'up'.*TRANSPOSE_CONV"):
@@ -306,7 +306,7 @@ def test_ram_budget(path, tmp_path):
         warnings.simplefilter("error")
         assert convert(model, path, target="mcu", calibration=X, ram_budget=most).num_bytes == compressed.num_bytes
     budget = (most + least) // 2
-    with pytest.warns(UserWarning, match=rf"{most:,} bytes.*{least:,} bytes.*Stored in int8 to fit: ") as caught:
+    with pytest.warns(UserWarning, match=rf"{most:,} bytes.*{least:,} bytes.*Stored in int8 to fit: wide\.") as caught:
         file = convert(model, path, target="mcu", calibration=X, ram_budget=budget)
     assert caught[0].filename == __file__
     assert file.smallest_arena() <= budget

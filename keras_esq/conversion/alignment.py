@@ -16,6 +16,10 @@ from keras_esq.runtime.flatbuffer_format import items, op_name, parse, text
 # Only the int8 file has these, at its ends and where ranges meet.
 _CASTS = ("QUANTIZE", "DEQUANTIZE")
 
+# Operators with a kernel, as TensorFlow and `slim` name them; a fused name has also those of neighbours: activations,
+# BatchNormalization, the bias of the layer before.
+_KERNEL_OPERATOR = re.compile("conv|depthwise|matmul|tensordot|einsum|fully_connected", re.IGNORECASE)
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -97,6 +101,24 @@ def layer_name(model: Any, operator: Any, layers: Sequence[str], output_layer: s
     indices = [output, *(i for i in items(operator.inputs)[1:] if i >= 0)]
     names = [text(graph.tensors[i].name) for i in indices]
     return next((found for name in names if (found := layer_of(name, layers))), names[0])
+
+
+def kernel_layer(model: Any, operator: Any, kernel: int, layers: Sequence[str], output_layer: str) -> str:
+    """The Keras layer that owns the kernel of an operator, whatever else was fused into the operator.
+
+    Args:
+        model: the graph's `ModelT`.
+        operator: one of its operators.
+        kernel: number of its kernel's tensor.
+        layers: names of the Keras layers in order of execution.
+        output_layer: name of the last of them.
+    """
+    tensors = model.subgraphs[0].tensors
+    # A kernel that was folded or has several readers is named after no operator of its own.
+    names = [text(tensors[i].name) for i in (kernel, items(operator.outputs)[0])]
+    parts = [part for name in names for part in name.split(";") if _KERNEL_OPERATOR.search(part.split("/")[-1])]
+    found = (layer for part in parts if (layer := layer_of(part, layers)))
+    return next(found, None) or layer_name(model, operator, layers, output_layer)
 
 
 def layer_of(tensor_name: str, layers: Sequence[str]) -> str | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_esq.conversion.alignment import layer_name
+from keras_esq.conversion.alignment import kernel_layer
 from keras_esq.conversion.constants import Stored, stored_constants
 from keras_esq.quantize.functions import FULL_SCALE
 from keras_esq.runtime.flatbuffer_format import items, op_name
@@ -24,7 +24,7 @@ class Kernel:
     """A constant kernel and one operator that reads it.
 
     Attributes:
-        layer: the Keras layer.
+        layer: the Keras layer that owns it.
         op: name of the operator.
         operator: the operator's object.
         position: position of the kernel among the operator's inputs.
@@ -68,7 +68,7 @@ def kernels(model: Any, layers: Sequence[str], output_layer: str) -> Iterator[Ke
             continue
         index = inputs[KERNELS[op]]
         if index in stored:
-            layer = layer_name(model, operator, layers, output_layer)
+            layer = kernel_layer(model, operator, index, layers, output_layer)
             yield Kernel(layer, op, operator, KERNELS[op], index, CHANNEL_AXIS.get(op, 0), stored[index])
 
 
@@ -87,7 +87,7 @@ def pack(values: np.ndarray, bits: int) -> np.ndarray:
 
 
 def layer_bits(model: Any, layers: Sequence[str], output_layer: str) -> dict[str, float]:
-    """{Keras layer: stored bits of a weight}; of the largest kernel for a layer that has several."""
+    """{Keras layer that owns kernels: stored bits of a weight, of the largest kernel if it has several}."""
     largest: dict[str, Kernel] = {}
     for kernel in kernels(model, layers, output_layer):
         if kernel.layer not in largest or kernel.values.size > largest[kernel.layer].values.size:

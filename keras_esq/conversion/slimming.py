@@ -6,8 +6,9 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
-from keras_esq.conversion.alignment import layer_name, layer_of, quantization
+from keras_esq.conversion.alignment import kernel_layer, layer_name, layer_of, quantization
 from keras_esq.conversion.constants import stored_constants
+from keras_esq.conversion.kernels import KERNELS
 from keras_esq.runtime.flatbuffer_format import constant_bytes, items, op_name, text, type_name
 
 # The oldest runtime and the settings of the converter, both of a graph that was rewritten since.
@@ -31,16 +32,23 @@ def slim(model: Any, layers: Sequence[str], output_layer: str) -> None:
     for tensor in graph.tensors:
         if tensor.quantization is not None and not list(quantization(tensor)):
             tensor.quantization = None
+    computed = {i for operator in graph.operators for i in items(operator.outputs)} - decoded
     # From the last to the first, so that a decoded kernel is named after its reader, not after DEQUANTIZE.
     for operator in reversed(graph.operators):
-        layer, op = layer_name(model, operator, layers, output_layer), op_name(model, operator)
-        name = f"{layer}/{op}"
-        if layer_of(name, layers) == layer:
-            outputs, inputs = items(operator.outputs), items(operator.inputs)
-            if outputs[0] in decoded and outputs[0] in names:
-                name, inputs = names[outputs[0]], [-1, *inputs]
-            for index in [*outputs, *inputs[1:]]:
-                names.setdefault(index, name)
+        outputs, inputs, op = items(operator.outputs), items(operator.inputs), op_name(model, operator)
+        if outputs[0] in decoded and outputs[0] in names:
+            for index in inputs:
+                names.setdefault(index, names[outputs[0]])
+            continue
+        layer = owner = layer_name(model, operator, layers, output_layer)
+        if op in KERNELS:
+            owner = kernel_layer(model, operator, inputs[KERNELS[op]], layers, output_layer)
+        # What another operator computes is named after that one.
+        constants = [index for index in inputs[1:] if index not in computed]
+        for one, indices in ((layer, outputs), (owner, constants)):
+            if layer_of(name := f"{one}/{op}", layers) == one:
+                for index in indices:
+                    names.setdefault(index, name)
     for index in {*items(graph.inputs), *items(graph.outputs), -1}:
         names.pop(index, None)
     for index, name in names.items():
