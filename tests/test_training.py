@@ -693,6 +693,8 @@ def test_ids_where_one_hot_is_expected(images):
             r"from_logits=True.*own_loss\(from_logits=False\)",
         ),
         (lambda: esq.ErrorSilencedModel(tiny()).compile("sgd", "crossentropie"), ValueError, "crossentropie"),
+        (lambda: esq.ErrorSilencedModel(tiny()).compile("sgd", "kld"), ValueError, "KLDivergence.*probabilities only"),
+        (lambda: esq.ErrorSilencedModel(tiny()).compile("sgd", keras.losses.Poisson()), ValueError, "Poisson"),
     ],
 )
 def test_wrong_arguments(make, error, words):

@@ -18,7 +18,11 @@ _LOSSES = {
     keras.losses.categorical_focal_crossentropy: keras.losses.CategoricalFocalCrossentropy,
     keras.losses.binary_crossentropy: keras.losses.BinaryCrossentropy,
     keras.losses.binary_focal_crossentropy: keras.losses.BinaryFocalCrossentropy,
+    keras.losses.kl_divergence: keras.losses.KLDivergence,
+    keras.losses.poisson: keras.losses.Poisson,
 }
+# Losses of probabilities alone.
+_OF_PROBABILITIES = (keras.losses.KLDivergence, keras.losses.Poisson)
 _ACCURACIES = ("accuracy", "acc", "binary_accuracy")
 
 
@@ -113,7 +117,7 @@ def loss_for_head(loss: Any, head: str) -> Any:
 
     Raises:
         ValueError: for an unknown name, and for a loss object, or a function of your own, whose `from_logits`
-            contradicts the network's last layer.
+            contradicts the network's last layer, or that takes probabilities only where it ends in logits.
     """
     if isinstance(loss, list | tuple) and len(loss) == 1:
         return loss_for_head(loss[0], head)
@@ -123,9 +127,14 @@ def loss_for_head(loss: Any, head: str) -> Any:
     named = isinstance(loss, str)
     loss = keras.losses.get(loss) if named else loss
     if inspect.isfunction(loss) and loss in _LOSSES:
-        return _LOSSES[loss](from_logits=logits)
+        loss = _LOSSES[loss]
     if isinstance(loss, type) and issubclass(loss, keras.losses.Loss):
         loss, named = loss(), True
+    if logits and isinstance(loss, _OF_PROBABILITIES):
+        raise ValueError(
+            f"Expected a loss that takes logits, in which the network ends. Received {type(loss).__name__}, which "
+            "takes probabilities only. End the network in a softmax, or use a cross-entropy."
+        )
     if isinstance(loss, keras.losses.Loss):
         config = loss.get_config()
         from_logits = config.get("from_logits")
