@@ -471,6 +471,17 @@ def test_decisions_of_a_single_unit(activation, boundary, path):
         convert(network, path, calibration=X, labels=["cat"])
 
 
+def test_decisions_of_a_single_unit_for_each_pixel(path):
+    network = keras.Sequential([keras.Input((12, 12, 3)), L.Conv2D(8, 3), L.ReLU(), L.Conv2D(1, 3)])
+    randomize(network)
+    *others, bias = network.get_weights()
+    network.set_weights([*others, bias - np.median(network(X))])  # half of the pixels on either side
+    file = convert(network, path, calibration=X)
+    classes = np.asarray(network(X))[..., 0] > 0
+    agreed = np.mean((file.predict(X)[..., 0] > 0) == classes)
+    assert file.agreement.runtimes[file.runtime].top1 == agreed < 1.0
+
+
 def classifier(classes, activation, scale=1.0):
     keras.utils.set_random_seed(0)
     stack = [keras.Input((12, 12, 3)), L.Conv2D(8, 3), L.ReLU(), L.GlobalAveragePooling2D()]

@@ -160,7 +160,7 @@ def check_int8(
                 "BatchNormalization), or use target='phone-small' or 'float', whose activations are float."
             )
         results[runtime] = _agreement(outputs, reference[part])
-    _warn_if_coarse(reference, step, min(result.top1 for result in results.values()))
+    _warn_if_coarse(reference, step, min((result.top1 for result in results.values()), default=1.0))
     return Agreement(
         len(x), results, tuple(LayerAgreement(d.layer, d.tensor, d.steps, d.relative, d.noise) for d in layers)
     )
@@ -288,13 +288,13 @@ def _agreement(outputs: np.ndarray, reference: np.ndarray) -> RuntimeAgreement:
 
 def _classes(outputs: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """The class of each sample; of a single unit by the side of its boundary."""
-    return outputs.argmax(-1) if outputs.shape[-1] > 1 else outputs[:, 0] > _boundary(reference)
+    return outputs.argmax(-1) if outputs.shape[-1] > 1 else outputs[..., 0] > _boundary(reference)
 
 
 def _leads(reference: np.ndarray) -> np.ndarray:
     """How far the second class is behind the first; of a single unit, how far the boundary is."""
     if reference.shape[-1] == 1:
-        return np.abs(reference[:, 0] - _boundary(reference))
+        return np.abs(reference[..., 0] - _boundary(reference))
     second, first = np.moveaxis(np.partition(reference, (-2, -1), -1)[..., -2:], -1, 0)
     return first - second
 
