@@ -11,7 +11,7 @@ from keras_esq._checks import check_count, check_images
 from keras_esq._keras import keras
 from keras_esq.attacks.logits import check_model, input_shape_of
 from keras_esq.quantize import frozen_weights
-from keras_esq.quantize.graph import unwrap, walk_layers
+from keras_esq.quantize.graph import unwrap
 
 # Of the attacks: the same at each call, so that epochs can be compared.
 _SEED = 0
@@ -39,11 +39,9 @@ def reestimate_batchnorm(model: Any, x: Any, batch_size: int = 128, *, y: Any = 
     images = check_images(x, None, input_shape_of(network))
     labels = _check_labels(model, network, y, len(images))
     check_count("batch_size", batch_size)
-    # Layer by layer: Keras can't walk the attributes of a model that was attacked, which keeps compiled functions.
-    modules = {id(module): module for layer in walk_layers(network) for module in (layer, *layer.submodules)}
     layers = [
         layer
-        for layer in modules.values()
+        for layer in network.submodules
         if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable and layer.built
     ]
     if not layers:
