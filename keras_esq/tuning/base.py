@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from keras_esq._checks import check_count, check_seed
-from keras_esq._files import write_atomic
+from keras_esq._files import make_folder, write_atomic
 from keras_esq._keras import keras
 from keras_esq.quantize import low_bit_weights, set_ratio
 from keras_esq.tuning._keras_tuner import kt, without_tracebacks
@@ -141,7 +141,7 @@ class TfKerasTuner(kt.engine.base_tuner.BaseTuner):
         found = read_record(self.folder)
         if found is None:
             seed = random.SystemRandom().randrange(2**31 - 1) if seed is None else seed
-            _make(self.folder)
+            make_folder(self.folder, "directory/project_name")
             write_record(self.folder, {"seed": seed, **record})
             return seed
         check_same(self.folder, found, record if seed is None else {"seed": seed, **record})
@@ -296,16 +296,6 @@ def _failure(error: Exception) -> Outcome:
     if isinstance(error, OverBudgetError):
         return Outcome(status=OVER_BUDGET, reason=str(error), metrics={FILE_BYTES: float(error.file_bytes)})
     return Outcome(status=FAILED, reason=f"{type(error).__name__}: {error}")
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise type(error)(
-            f"Expected directory/project_name to be a folder, or free for one. Received {str(folder)!r}, which can't "
-            f"be made ({error.strerror}). Choose another directory."
-        ) from error
 
 
 def _probe(hypermodel: Any) -> tuple[Any, Any]:
