@@ -174,12 +174,15 @@ class TfKerasTuner(kt.engine.base_tuner.BaseTuner):
         check_verdict(self.results(), before, self.max_bytes, self.max_failures)
 
     def _check_arguments(self, fit_kwargs: dict[str, Any]) -> None:
-        on_validation = [goal.name for goal in self.goals if goal.name.startswith("val_")]
+        on_validation = self._on_validation()
         if on_validation and all(fit_kwargs.get(name) is None for name in ("validation_data", "validation_split")):
             raise ValueError(
                 f"Expected validation data for the objectives {on_validation}. Received none. Pass "
                 "search(x, y, validation_data=(x_val, y_val))."
             )
+
+    def _on_validation(self) -> list[str]:
+        return [goal.name for goal in self.goals if goal.name.startswith("val_")]
 
     def run_trial(self, trial: Any, *fit_args: Any, **fit_kwargs: Any) -> dict[str, float]:
         """Build, measure and train the model of a trial; called by keras-tuner.
@@ -206,9 +209,15 @@ class TfKerasTuner(kt.engine.base_tuner.BaseTuner):
             raise OverBudgetError(file_bytes, self.max_bytes)
         if "tuner/trial_id" in hp.values:
             load_state(model, Path(self.get_trial_dir(hp.values["tuner/trial_id"])) / LAST)
-        keep = KeepBestEpoch(folder, self.goals, file_bytes, self.byte_scale, self.continues)
+        gaps = bool(self._on_validation()) and fit_kwargs.get("validation_freq", 1) != 1
+        keep = KeepBestEpoch(folder, self.goals, file_bytes, self.byte_scale, self.continues, gaps)
         callbacks = [*copy.deepcopy(list(fit_kwargs.get("callbacks") or [])), keep]
         self.hypermodel.fit(hp, model, *fit_args, **{**fit_kwargs, "callbacks": callbacks})
+        if gaps and not keep.compared:
+            raise kt.errors.FatalValueError(
+                "Expected at least one epoch with validation in a trial. Received "
+                f"validation_freq={fit_kwargs['validation_freq']!r}, by which there was none. Lower it."
+            )
         if keep.metrics is None:
             raise kt.errors.FailedTrialError(
                 f"Expected a number for {score_name(self.goals)}. It was NaN in every epoch: the training diverged."
