@@ -55,6 +55,27 @@ def write_atomic(path: str | os.PathLike[str], content: bytes | str) -> Path:
     return Path(path)
 
 
+def make_folder(path: str | os.PathLike[str], name: str) -> Path:
+    """The folder `path`, made if it is missing.
+
+    Args:
+        path: the folder.
+        name: what the caller calls it, such as "--out".
+
+    Raises:
+        OSError: if it can't be made, with what to do.
+    """
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise type(error)(
+            f"Expected {name} to be a folder, or free for one. Received {str(folder)!r}, which can't be made "
+            f"({error.strerror}). Choose another."
+        ) from error
+    return folder
+
+
 def as_json(content: Any, path: str | os.PathLike[str] | None = None) -> str:
     """`content` as JSON text, which has no NaN; also written to `path` if given."""
     text = json.dumps(content, indent=2, allow_nan=False)

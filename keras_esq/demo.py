@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from keras_esq import data
 from keras_esq._checks import check_seed
+from keras_esq._files import make_folder
 from keras_esq._keras import keras
 from keras_esq._text import aligned
 from keras_esq.attacks import FGSM, PGD, AutoAttack
@@ -100,7 +101,7 @@ def run(out: Path, seed: int = 0) -> dict[str, Any]:
         ValueError: for a negative seed.
     """
     check_seed("seed", seed)
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out, "the folder of the demo")
     digits = data.load("digits")
     print(
         f"Digits: {len(digits.x_train)} training, {len(digits.x_val)} validation and {len(digits.x_test)} test images "

@@ -229,7 +229,11 @@ def test_models_by_function(capsys, monkeypatch):
         (["evaluate", "{saved}", "--data", "digitz"], "digits"),
         (["evaluate", "{saved}", "--attacks", "quik"], "quick"),
         (["evaluate", "{saved}", "--samples", "4", "--eps", "-1"], "eps"),
-        (["evaluate", "{saved}", "--config", "nothing.toml"], "nothing.toml"),
+        (["evaluate", "{saved}", "--config", "nothing.toml"], "Expected a file of options. Received 'nothing.toml'"),
+        (["evaluate", "{saved}", "--report", "{saved}"], "can't be made"),
+        (["experiment", "smoke", "--out", "{saved}"], "can't be made"),
+        (["convert", "{saved}", "x.tflite", "--report", "{saved}"], "Expected a robustness report"),
+        (["convert", "{saved}", "x.tflite", "--report", "nothing"], "Expected the path of a robustness report"),
         (["convert", "{saved}", "x.tflite", "--target", "phnoe"], "phone"),
     ],
 )

@@ -17,7 +17,7 @@ from keras_esq.conversion import ConversionError, convert, inspect
 from keras_esq.conversion.c_source import resolver_method
 from keras_esq.quantize import quantize_model, strip, summary
 from keras_esq.runtime import Flatbuffer, available_runtimes
-from keras_esq.runtime.flatbuffer_format import items, op_name, parse
+from keras_esq.runtime.flatbuffer_format import items, op_name, parse, type_name
 from keras_esq.training import ErrorSilencedModel
 
 L = keras.layers
@@ -523,10 +523,35 @@ def test_an_operator_that_tflm_lacks_is_refused_with_its_layer(target, path, cap
     assert "GELU" not in capfd.readouterr().err
 
 
-def test_a_layer_without_any_input_is_refused_with_the_reason(path):
-    x = keras.Input((12, 12, 3))
-    dead = L.Conv2D(4, 1, activation="relu", name="dead", bias_initializer=keras.initializers.Constant(-50.0))(x)
-    behind = L.Conv2D(16, 1, activation="sigmoid", name="behind", bias_initializer="random_normal")(dead)
-    network = keras.Model(x, L.Dense(3)(L.Flatten()(L.Multiply()([L.Conv2D(16, 3, padding="same")(x), behind]))))
-    with pytest.raises(ConversionError, match=r"'behind'.*inputs are 0 on all calibration data"):
-        convert(quantize_model(network, "ternary"), path, calibration=X)
+def switched_off():
+    """A convolution whose ReLU gives nothing but 0, and all kinds of layers that read it."""
+    image = keras.Input((12, 12, 3))
+    off = L.ReLU()(L.Conv2D(4, 1, name="off", bias_initializer=keras.initializers.Constant(-50.0))(image))
+    off = L.MaxPooling2D(2, 1, "same")(off)
+    gate = L.Conv2D(16, 1, activation="sigmoid", bias_initializer="random_normal")(off)
+    x = L.Multiply()([L.Conv2D(16, 3, padding="same")(image), gate])
+    x = L.Concatenate()([x, L.DepthwiseConv2D(3, padding="same", bias_initializer="random_normal")(off)])
+    x = L.Add()([L.Conv2D(4, 3, padding="same")(x), off])
+    x = L.Concatenate()([x, L.Conv2DTranspose(3, 1, bias_initializer="random_normal")(off)])
+    dense = L.Dense(6, bias_initializer="random_normal")(L.GlobalAveragePooling2D()(off))
+    return keras.Model(image, L.Dense(5)(L.Concatenate()([L.GlobalAveragePooling2D()(x), dense])))
+
+
+@pytest.mark.parametrize("target", ["phone", "mcu"])
+@pytest.mark.parametrize("weights", [None, "ternary"])
+def test_what_is_0_on_all_calibration_data_has_a_range(weights, target, path):
+    network = switched_off()
+    with pytest.warns(UserWarning, match="'re_lu.*always 0"):
+        file = convert(quantize_model(network, weights) if weights else network, path, target=target, calibration=X)
+    assert file.agreement.top1 > 0.9
+    tensors = [t for t in parse(path.read_bytes()).subgraphs[0].tensors if type_name(t) == "INT8"]
+    assert min(t.quantization.scale.min() for t in tensors) > 1e-6
+
+
+def test_a_convolution_that_xnnpack_computes_wrong_runs_on_microcontrollers(path):
+    """TF 2.21's XNNPACK does, which no microcontroller has; LiteRT's does not."""
+    image = keras.Input((12, 12, 3))
+    x = L.ReLU()(L.Conv2D(7, (1, 3), strides=(2, 1), padding="same")(image))
+    assert (
+        convert(keras.Model(image, L.Dense(3)(L.Flatten()(x))), path, target="mcu", calibration=X).agreement.top1 > 0.9
+    )

@@ -113,6 +113,20 @@ def test_settings_reach_the_quantizers(net):
         esq.quantize_model(net, esq.Binary(probability="sigmoid"), probability="softmax")
 
 
+@pytest.mark.parametrize("outputs", ["a", ["a", "b"], {"one": "a"}, {"z": "a", "y": "b"}, {"u": ["a", "b"], "t": "b"}])
+@pytest.mark.parametrize("inputs", ["x", {"image": "x"}])
+def test_inputs_and_outputs_keep_their_structure(inputs, outputs, images):
+    x = keras.Input((8, 8, 3))
+    pooled = layers.GlobalAveragePooling2D()(layers.Conv2D(4, 3)(x))
+    tensors = {"x": x, "a": layers.Dense(3)(pooled), "b": layers.Dense(2)(pooled)}
+    model = keras.Model(*tf.nest.map_structure(tensors.get, (inputs, outputs)))
+    low_bit = esq.quantize_model(model, "ternary")
+    data = tf.nest.map_structure(lambda _: images, inputs)
+    expected = tf.nest.map_structure(np.shape, model(data))
+    for one in (low_bit, esq.strip(low_bit)):
+        assert tf.nest.map_structure(np.shape, one(data)) == expected
+
+
 def test_shared_layers_stay_shared(net):
     low_bit = esq.quantize_model(net, "binary")
     assert sum("conv" in layer.name for layer in low_bit.layers) == 2  # the shared block's, once, and the other's

@@ -798,3 +798,20 @@ def test_chief_and_two_workers(tmp_path):
     for trial_id, (_, values, metrics) in trials_in(tmp_path / "one").items():
         assert found[trial_id][1] == pytest.approx(values, rel=1e-5)
         assert found[trial_id][2] == pytest.approx(metrics, rel=1e-3)
+
+
+@pytest.mark.parametrize(("frequency", "best"), [(1, (1, 2)), (2, (2,)), ([1], (1,)), (3, None)])
+def test_epochs_without_validation_are_not_compared(frequency, best, tmp_path):
+    def build(hp):
+        model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
+        model.compile(keras.optimizers.SGD(hp.Choice("rate", [0.1, 0.2])), "mse")
+        return model
+
+    search = tuning.RandomSearch(build, objective="val_loss", max_trials=1, seed=0, directory=tmp_path)
+    data = {"x": np.eye(2), "y": np.eye(2), "validation_data": (np.eye(2), np.eye(2))}
+    if best is None:
+        with pytest.raises(ValueError, match=r"validation_freq=3"):
+            search.search(**data, epochs=2, validation_freq=frequency, verbose=0)
+    else:
+        search.search(**data, epochs=2, validation_freq=frequency, verbose=0)
+        assert search.results().best.best_epoch in best

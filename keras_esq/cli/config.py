@@ -20,8 +20,9 @@ def read(path: str) -> dict[str, Any]:
         ValueError: if it is none of these, or holds no options.
         ImportError: if the package that reads it is missing.
     """
-    suffix, text = Path(path).suffix.lower(), Path(path).read_text(encoding="utf-8")
+    suffix = Path(path).suffix.lower()
     try:
+        text = Path(path).read_text(encoding="utf-8")
         if suffix == ".toml":
             content = _toml.loads(text)
         elif suffix in (".yaml", ".yml"):
@@ -30,6 +31,10 @@ def read(path: str) -> dict[str, Any]:
             content = json.loads(text)
         else:
             raise ValueError("its name does not end in .toml, .yaml, .yml or .json")
+    except OSError as error:
+        raise type(error)(
+            f"Expected a file of options. Received {path!r}: {error.strerror}. Check the path."
+        ) from error
     except ValueError as error:
         raise ValueError(f"Expected a file of options. Received {path!r}: {error}.") from error
     if not isinstance(content, dict):

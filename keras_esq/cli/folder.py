@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_esq._environment import environment
-from keras_esq._files import write_atomic
+from keras_esq._files import make_folder, write_atomic
 
 
 def options(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -22,8 +22,7 @@ def start(path: str, arguments: argparse.Namespace) -> Path:
     Raises:
         OSError: if it can't be made or written.
     """
-    folder = Path(path)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = make_folder(path, "the folder of the run")
     write_atomic(folder / "options.json", json.dumps(options(arguments), indent=2) + "\n")
     write_atomic(folder / "environment.json", json.dumps(environment(), indent=2) + "\n")
     return folder

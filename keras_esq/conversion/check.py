@@ -118,7 +118,7 @@ def check_int8(
     Raises:
         ConversionError: where they disagree, naming the first bad layer.
     """
-    check_float(twin, network, x, reference, ["tf"])
+    _check_twin(twin, network, x, reference)
     pairs = check_constants(content, twin, network)
     layers = compare_layers(content, twin, pairs, x)
     bad = next((layer for layer in layers if not layer.within), None)
@@ -226,7 +226,7 @@ def check_decoded(
     Raises:
         ConversionError: where they disagree, naming the first bad layer.
     """
-    check_float(twin, network, x, reference, ["tf"])
+    _check_twin(twin, network, x, reference)
     check_constants(content, twin, network)
     # The same graph with the decoded weights as plain float constants: what the file must compute.
     plain = with_float_kernels(content)
@@ -248,6 +248,18 @@ def check_decoded(
             )
         results[runtime] = _agreement(outputs, reference)
     return Agreement(len(x), results)
+
+
+def _check_twin(twin: bytes, network: Any, x: np.ndarray, reference: np.ndarray) -> None:
+    """Hold the float twin to Keras.
+
+    XNNPACK is fast, but that of TF 2.21 and tflite-runtime 2.14 computes a few convolutions wrong (1x3 with strides
+    (2, 1)). What a twin is used for, it computes in the plain kernels.
+    """
+    try:
+        check_float(twin, network, x, reference, ["tf"])
+    except ConversionError:
+        check_float(twin, network, x, reference, ["tf-builtin"])
 
 
 def _layers_of(content: bytes, network: Any, message: str) -> str:

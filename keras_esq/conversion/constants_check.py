@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from keras_esq.conversion.alignment import Pair, align, quantization
-from keras_esq.conversion.kernels import KERNELS
+from keras_esq.conversion.alignment import Pair, align, layer_name, quantization
+from keras_esq.conversion.kernels import KERNELS, kernels
 from keras_esq.quantize.functions import FULL_SCALE
 from keras_esq.runtime.flatbuffer_format import op_name, parse
 
@@ -43,22 +43,25 @@ def check_constants(content: bytes, twin: bytes, network: Any) -> list[Pair]:
     Raises:
         ConversionError: naming the first layer whose constants differ, or whose kernel has no counterpart.
     """
-    pairs = align(content, twin, [layer.name for layer in network.layers], network.output_names[0])
+    names = [layer.name for layer in network.layers], network.output_names[0]
+    pairs = align(content, twin, *names)
     paired = {pair.output[0] for pair in pairs if any(len(values.shape) > 1 for _, values, _, _ in pair.constants)}
     model = parse(content)
+    owners = {int(kernel.operator.outputs[0]): kernel.layer for kernel in kernels(model, *names)}
     for operator in model.subgraphs[0].operators:
-        if op_name(model, operator) in KERNELS and int(operator.outputs[0]) not in paired:
-            name = model.subgraphs[0].tensors[operator.outputs[0]].name
+        if op_name(model, operator) in KERNELS and (output := int(operator.outputs[0])) not in paired:
+            name = owners.get(output) or layer_name(model, operator, *names)
             raise ConversionError(
-                f"Expected each kernel of the file in its float twin. {op_name(model, operator)} of {name!r} has none, "
-                "so that its weights can't be checked. No file was written. Keep this layer float, or replace it."
+                f"Expected each kernel of the file in its float twin. {op_name(model, operator)} of layer {name!r} has "
+                "none, so that its weights can't be checked. No file was written. Keep this layer float, or replace it."
             )
     for pair in pairs:
-        _check(pair)
+        # An operator is named after what was fused into it; its constants belong to the layer of its kernel.
+        _check(pair, owners.get(pair.output[0], pair.layer))
     return pairs
 
 
-def _check(pair: Pair) -> None:
+def _check(pair: Pair, layer: str) -> None:
     if pair.op in ("MINIMUM", "MAXIMUM"):
         # A bound that no value reaches saturates with the range of its input; comparing layers shows if one does.
         return
@@ -67,7 +70,7 @@ def _check(pair: Pair) -> None:
         if not np.all(off <= limit):
             count = int(np.count_nonzero(~(off <= limit)))
             raise ConversionError(
-                f"Expected the weights in the file to be the Keras weights after folding. Layer {pair.layer!r} "
+                f"Expected the weights in the file to be the Keras weights after folding. Layer {layer!r} "
                 f"({pair.op}) has {count} of {real.size} values of a constant that differ by more than {unit}; the "
                 f"largest difference is {float(off.max()):.4g}. {_reason(tensor, stored, real)}No file was written."
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from keras_esq.conversion.micro import repair_relu6
 from keras_esq.conversion.npu import compile_for_npu
 from keras_esq.conversion.options import check_labels, check_options, describe_report, get_bounds
 from keras_esq.conversion.packing import pack_kernels
+from keras_esq.conversion.silent import widen_silent
 from keras_esq.conversion.slimming import slim
 from keras_esq.conversion.targets import get_io, get_target
 from keras_esq.conversion.vela import VelaReport, check_accelerator
@@ -78,7 +80,8 @@ def convert(
         path: file to write, in an existing folder.
         target: see the table.
         calibration: array or tensor `(n, *input_shape)`: samples as in training, all of which set the int8 ranges of
-            the activations. 100 to 500 are usual. Needed for int8; None, the default, is enough for float activations,
+            the activations. 100 to 500 are usual. A layer that is 0 on all of them gets a range of -1 to 1, with a
+            warning. Needed for int8; None, the default, is enough for float activations,
             which are then checked on random samples within the bounds.
         io: type of the file's input and output, "int8" (the default: no conversion on the device), "uint8" or
             "float32" (not for NPUs). Always "float32" for float activations.
@@ -160,6 +163,13 @@ def convert(
         graph = parse(plain)
         keep_input_scale(graph, plain, twin, bounds, *names)
         check_input_scale(graph, bounds, *names)
+        if silent := widen_silent(graph, plain, twin, *names):
+            warnings.warn(
+                "Expected layers that the calibration data activates. The outputs of "
+                f"{', '.join(map(repr, silent))} are always 0: their int8 range, which the data don't tell, is taken "
+                "as -1 to 1. Pass samples on which they are active, or remove them.",
+                stacklevel=2,
+            )
         if rules.storage == "packed":
             pack_kernels(graph, weights, *names)
         if "tflm" in rules.runtimes:

@@ -10,7 +10,7 @@ import numpy as np
 
 from keras_esq.conversion.alignment import Pair, align, layer_name, quantization
 from keras_esq.conversion.constants_check import ConversionError
-from keras_esq.conversion.kernels import CHANNEL_AXIS, KERNELS
+from keras_esq.conversion.kernels import BIASES, CHANNEL_AXIS, KERNELS
 from keras_esq.conversion.writing import add_constant, add_tensor, operator_code
 from keras_esq.runtime.flatbuffer_format import _schema, constant, items, op_name, text, type_name
 
@@ -121,20 +121,32 @@ def _separate(model: Any, index: int, bounds: tuple[float, float], pairs: dict[i
 
 def _reads_any_scale(model: Any, operator: Any, index: int, old: int, pairs: dict[int, Pair]) -> bool:
     """Whether an operator can read the image in its new scale; its bias is put into the new unit."""
+    if op_name(model, operator) in KERNELS:
+        return rescale_bias(model, operator, index, pairs.get(items(operator.outputs)[0]))
+    tensors = model.subgraphs[0].tensors
+    before, *after = (list(quantization(tensors[i])) for i in (old, *items(operator.outputs)))
+    return op_name(model, operator) in _CONVERTING or before not in after
+
+
+def rescale_bias(model: Any, operator: Any, index: int, pair: Pair | None) -> bool:
+    """Put the bias of an operator into the unit of its input's new scale, in place.
+
+    Args:
+        model: the graph's `ModelT`.
+        operator: one of its operators with a kernel.
+        index: number of the input's tensor.
+        pair: the operator in both files, for its float bias.
+
+    Returns:
+        Whether that was possible.
+    """
     op, inputs, tensors = op_name(model, operator), items(operator.inputs), model.subgraphs[0].tensors
-    if op not in KERNELS:
-        before, *after = (list(quantization(tensors[i])) for i in (old, *items(operator.outputs)))
-        return op in _CONVERTING or before not in after
-    position = KERNELS[op]
+    position, last = KERNELS[op], BIASES[op]
     if inputs[position] == index or (kernel := constant(model, tensors[inputs[position]])) is None:
         return False
-    if len(inputs) <= position + 1 or inputs[position + 1] < 0:
+    if len(inputs) <= last or inputs[last] < 0:
         return True
-    weights, bias, pair = (
-        tensors[inputs[position]],
-        tensors[inputs[position + 1]],
-        pairs.get(items(operator.outputs)[0]),
-    )
+    weights, bias = tensors[inputs[position]], tensors[inputs[last]]
     values, real = constant(model, bias), pair.constants[-1][2] if pair and pair.constants else None
     if values is None or real is None or values.shape != real.shape:
         return False
@@ -147,8 +159,8 @@ def _reads_any_scale(model: Any, operator: Any, index: int, old: int, pairs: dic
     unit = scale * np.asarray(weights.quantization.scale, np.float32)
     steps = np.rint(real.astype(np.float64) / unit).astype(values.dtype)
     inputs = items(operator.inputs)
-    inputs[position + 1] = add_constant(model, bias, type_name(bias), steps.view(np.uint8))
-    tensors[inputs[position + 1]].quantization.scale = unit
+    inputs[last] = add_constant(model, bias, type_name(bias), steps.view(np.uint8))
+    tensors[inputs[last]].quantization.scale = unit
     operator.inputs = np.array(inputs, np.int32)
     return True
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from keras_esq._checks import check_images
+from keras_esq._keras import keras
 from keras_esq.quantize import strip
 
 # Samples for the check of a float file when none are passed; its correctness does not depend on their statistics.
@@ -26,6 +27,8 @@ def plain_model(model: Any) -> Any:
             f"Expected a classifier of 1 input and 1 output. Received {network.name!r} with {len(network.inputs)} and "
             f"{len(network.outputs)}. Build a keras.Model of the part to convert."
         )
+    if isinstance(network.input, dict | list) or isinstance(network.output, dict | list):
+        network = keras.Model(network.inputs[0], network.outputs[0], name=network.name)
     if None in network.input_shape[1:]:
         raise ValueError(
             f"Expected a model of fixed input size. Received {network.name!r} with the input shape "

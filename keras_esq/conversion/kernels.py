@@ -13,8 +13,9 @@ from keras_esq.conversion.constants import Stored, stored_constants
 from keras_esq.quantize.functions import FULL_SCALE
 from keras_esq.runtime.flatbuffer_format import items, op_name
 
-# Operators with a kernel, and the position of the kernel among their inputs. Biases come right after it.
+# Operators with a kernel, and the positions of kernel and bias among their inputs.
 KERNELS = {"CONV_2D": 1, "DEPTHWISE_CONV_2D": 1, "FULLY_CONNECTED": 1, "TRANSPOSE_CONV": 1, "CONV_3D": 1}
+BIASES = {**dict.fromkeys(KERNELS, 2), "TRANSPOSE_CONV": 3}
 # The axis of the output channels in a kernel; the others have them first.
 CHANNEL_AXIS = {"DEPTHWISE_CONV_2D": 3, "CONV_3D": 4}
 

@@ -200,9 +200,9 @@ class RobustnessReport:
             ValueError: if it is not such a report.
         """
         is_text = isinstance(source, str) and source.lstrip().startswith("{")
-        text = str(source) if is_text else Path(source).read_text()
+        where = "the given text" if is_text else repr(str(source))
         try:
-            content = json.loads(text)
+            content = json.loads(str(source) if is_text else Path(source).read_text(encoding="utf-8"))
             if content["format"] != _FORMAT:
                 raise ValueError(f"format {content['format']!r}")
             return cls(
@@ -210,8 +210,12 @@ class RobustnessReport:
                 rows=tuple(ReportRow(**row) for row in content["rows"]),
                 robust={name: np.array([bit == "1" for bit in mask]) for name, mask in content["robust"].items()},
             )
+        except OSError as error:
+            raise type(error)(
+                f"Expected the path of a robustness report, as to_json writes it. Received {where}: {error.strerror}. "
+                "Check the path."
+            ) from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            where = "the given text" if is_text else repr(str(source))
             raise ValueError(
                 f"Expected a robustness report of format {_FORMAT}, as to_json writes it. Received {where}: {error}."
             ) from error

@@ -14,7 +14,7 @@ import numpy as np
 from keras_esq import _toml, data
 from keras_esq._checks import check_count
 from keras_esq._environment import environment
-from keras_esq._files import write_atomic
+from keras_esq._files import make_folder, write_atomic
 from keras_esq.experiment.build import check_recipes
 from keras_esq.experiment.config import Config, config_from
 from keras_esq.experiment.evaluate import Evaluator
@@ -66,7 +66,7 @@ def start(out: Path, config: Config, images: data.Dataset) -> None:
             f"{CONFIG}. Choose another folder."
         )
     check_recipes(config, images)
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out, "the folder of the experiment")
     write_atomic(path, text)
 
 

@@ -121,7 +121,9 @@ def rebuild(model: Any, make_layer: MakeLayer) -> Any:
     ]
     builder = _Builder(make_layer, taken={t.node.layer.name for t in inputs})
     outputs = builder.run(model, inputs, prefix="")
-    return keras.Model(inputs, outputs[0] if len(outputs) == 1 else outputs, name=model.name)
+    # Inputs and outputs may be dicts or nested lists, which are part of what the model is.
+    ends = (tf.nest.pack_sequence_as(old, new) for old, new in ((model.input, inputs), (model.output, outputs)))
+    return keras.Model(*ends, name=model.name)
 
 
 class _Builder:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from keras_esq._checks import check_count, check_seed
-from keras_esq._files import write_atomic
+from keras_esq._files import make_folder, write_atomic
 from keras_esq._keras import keras
 from keras_esq.quantize import low_bit_weights, set_ratio
 from keras_esq.tuning._keras_tuner import kt, without_tracebacks
@@ -141,7 +141,7 @@ class TfKerasTuner(kt.engine.base_tuner.BaseTuner):
         found = read_record(self.folder)
         if found is None:
             seed = random.SystemRandom().randrange(2**31 - 1) if seed is None else seed
-            _make(self.folder)
+            make_folder(self.folder, "directory/project_name")
             write_record(self.folder, {"seed": seed, **record})
             return seed
         check_same(self.folder, found, record if seed is None else {"seed": seed, **record})
@@ -174,12 +174,15 @@ class TfKerasTuner(kt.engine.base_tuner.BaseTuner):
         check_verdict(self.results(), before, self.max_bytes, self.max_failures)
 
     def _check_arguments(self, fit_kwargs: dict[str, Any]) -> None:
-        on_validation = [goal.name for goal in self.goals if goal.name.startswith("val_")]
+        on_validation = self._on_validation()
         if on_validation and all(fit_kwargs.get(name) is None for name in ("validation_data", "validation_split")):
             raise ValueError(
                 f"Expected validation data for the objectives {on_validation}. Received none. Pass "
                 "search(x, y, validation_data=(x_val, y_val))."
             )
+
+    def _on_validation(self) -> list[str]:
+        return [goal.name for goal in self.goals if goal.name.startswith("val_")]
 
     def run_trial(self, trial: Any, *fit_args: Any, **fit_kwargs: Any) -> dict[str, float]:
         """Build, measure and train the model of a trial; called by keras-tuner.
@@ -206,9 +209,15 @@ class TfKerasTuner(kt.engine.base_tuner.BaseTuner):
             raise OverBudgetError(file_bytes, self.max_bytes)
         if "tuner/trial_id" in hp.values:
             load_state(model, Path(self.get_trial_dir(hp.values["tuner/trial_id"])) / LAST)
-        keep = KeepBestEpoch(folder, self.goals, file_bytes, self.byte_scale, self.continues)
+        gaps = bool(self._on_validation()) and fit_kwargs.get("validation_freq", 1) != 1
+        keep = KeepBestEpoch(folder, self.goals, file_bytes, self.byte_scale, self.continues, gaps)
         callbacks = [*copy.deepcopy(list(fit_kwargs.get("callbacks") or [])), keep]
         self.hypermodel.fit(hp, model, *fit_args, **{**fit_kwargs, "callbacks": callbacks})
+        if gaps and not keep.compared:
+            raise kt.errors.FatalValueError(
+                "Expected at least one epoch with validation in a trial. Received "
+                f"validation_freq={fit_kwargs['validation_freq']!r}, by which there was none. Lower it."
+            )
         if keep.metrics is None:
             raise kt.errors.FailedTrialError(
                 f"Expected a number for {score_name(self.goals)}. It was NaN in every epoch: the training diverged."
@@ -296,16 +305,6 @@ def _failure(error: Exception) -> Outcome:
     if isinstance(error, OverBudgetError):
         return Outcome(status=OVER_BUDGET, reason=str(error), metrics={FILE_BYTES: float(error.file_bytes)})
     return Outcome(status=FAILED, reason=f"{type(error).__name__}: {error}")
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise type(error)(
-            f"Expected directory/project_name to be a folder, or free for one. Received {str(folder)!r}, which can't "
-            f"be made ({error.strerror}). Choose another directory."
-        ) from error
 
 
 def _probe(hypermodel: Any) -> tuple[Any, Any]:

@@ -21,30 +21,36 @@ class KeepBestEpoch(keras.callbacks.Callback):
         file_bytes: of the model.
         byte_scale: see `score`.
         keep_last: also save each epoch, for a later round to go on from.
+        gaps: whether there are epochs without validation, by `validation_freq` of `fit`; they are not compared.
 
     Attributes:
         metrics: of the best epoch, with the score; None before the first.
         best_epoch: counted from 1; 0 before the first.
+        compared: whether any epoch was.
     """
 
     def __init__(
-        self, folder: Path, goals: tuple[Goal, ...], file_bytes: int, byte_scale: float, keep_last: bool
+        self, folder: Path, goals: tuple[Goal, ...], file_bytes: int, byte_scale: float, keep_last: bool, gaps: bool
     ) -> None:
         super().__init__()
-        self.folder, self.goals, self.keep_last = folder, goals, keep_last
+        self.folder, self.goals, self.keep_last, self.gaps = folder, goals, keep_last, gaps
         self.file_bytes, self.byte_scale = file_bytes, byte_scale
         self.metrics: dict[str, float] | None = None
         self.best_epoch = 0
+        self.compared = False
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Compare and save."""
         metrics = {name: float(value) for name, value in (logs or {}).items()}
         metrics[FILE_BYTES] = float(self.file_bytes)
-        check_reported(self.goals, metrics)
-        name = score_name(self.goals)
-        metrics[name] = score(self.goals, metrics, self.byte_scale)
         if self.keep_last:
             self._save(LAST)
+        if self.gaps and not any(name.startswith("val_") for name in metrics):
+            return
+        check_reported(self.goals, metrics)
+        self.compared = True
+        name = score_name(self.goals)
+        metrics[name] = score(self.goals, metrics, self.byte_scale)
         if better(self.goals, metrics[name], self.metrics[name] if self.metrics else None):
             self.metrics, self.best_epoch = metrics, epoch + 1
             self._save(BEST)
