@@ -285,6 +285,8 @@ def test_cache_is_not_used_for_anything_else(net, other, some, tmp_path):
     scores = function_of(net)
     boxes = [scores, lambda x: scores(np.round(16 * x) / 16)]
     assert [files(target=box, attack=SQUARE) for box in (*boxes, *boxes)] == [9, 10, 10, 10]
+    sources = [Transfer(source_model=source, attack=FGSM(eps=0.1)) for source in (net, half)]  # of the same weights
+    assert [files(attack=source) for source in (*sources, *sources)] == [11, 12, 12, 12]
     with pytest.raises(ValueError, match="without cache="):
         files(attack=PGD(loss=lambda labels, logits: -tf.gather(logits, labels, axis=1, batch_dims=1)))
     (tmp_path / "file").write_text("")
