@@ -319,6 +319,7 @@ def test_curve(net, some, tmp_path):
         ({"attack": Transfer(source_model=net, attack=attack)}, ValueError, "radius eps"),
         ({"eps": []}, ValueError, "at least one radius"),
         ({"eps": [0.0]}, ValueError, "> 0"),
+        ({"eps": 0.1}, TypeError, r"list of radii.*eps=\[0.1\]"),
         ({"target": function_of(net)}, TypeError, "no tf_keras"),
     ):
         arguments = {"target": net, "attack": attack, "eps": [0.1], **changes}
@@ -399,6 +400,7 @@ def test_transfer_matrix_by_hand(net, other, some, tmp_path):
 
 def test_functions_as_sources_of_black_box_attacks(net, other, some):
     models = {"a": function_of(net), "b": function_of(other)}
+    assert transfer_matrix({"one": net, "two": other}, *some, SQUARE, only="two").sources == ("two",)
     matrix = transfer_matrix(models, *some, SQUARE)
     assert matrix.sources == ("a", "b")
     assert matrix["a", "b"] <= matrix.clean[1]
