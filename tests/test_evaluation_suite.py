@@ -285,6 +285,8 @@ def test_cache_is_not_used_for_anything_else(net, other, some, tmp_path):
     scores = function_of(net)
     boxes = [scores, lambda x: scores(np.round(16 * x) / 16)]
     assert [files(target=box, attack=SQUARE) for box in (*boxes, *boxes)] == [9, 10, 10, 10]
+    sources = [Transfer(source_model=source, attack=FGSM(eps=0.1)) for source in (net, half)]  # of the same weights
+    assert [files(attack=source) for source in (*sources, *sources)] == [11, 12, 12, 12]
     with pytest.raises(ValueError, match="without cache="):
         files(attack=PGD(loss=lambda labels, logits: -tf.gather(logits, labels, axis=1, batch_dims=1)))
     (tmp_path / "file").write_text("")
@@ -317,6 +319,7 @@ def test_curve(net, some, tmp_path):
         ({"attack": Transfer(source_model=net, attack=attack)}, ValueError, "radius eps"),
         ({"eps": []}, ValueError, "at least one radius"),
         ({"eps": [0.0]}, ValueError, "> 0"),
+        ({"eps": 0.1}, TypeError, r"list of radii.*eps=\[0.1\]"),
         ({"target": function_of(net)}, TypeError, "no tf_keras"),
     ):
         arguments = {"target": net, "attack": attack, "eps": [0.1], **changes}
@@ -397,6 +400,7 @@ def test_transfer_matrix_by_hand(net, other, some, tmp_path):
 
 def test_functions_as_sources_of_black_box_attacks(net, other, some):
     models = {"a": function_of(net), "b": function_of(other)}
+    assert transfer_matrix({"one": net, "two": other}, *some, SQUARE, only="two").sources == ("two",)
     matrix = transfer_matrix(models, *some, SQUARE)
     assert matrix.sources == ("a", "b")
     assert matrix["a", "b"] <= matrix.clean[1]

@@ -34,6 +34,8 @@ class Subclassed(keras.Model):
 class Wrapper(keras.Model):
     """Like ErrorSilencedModel: a Model around a network."""
 
+    is_its_network = True
+
     def __init__(self, network):
         super().__init__()
         self.network = network

@@ -7,7 +7,14 @@ from nets import layers, randomize, tiny, zoo
 
 import keras_esq as esq
 from keras_esq._keras import keras, tfmot_quantization
-from keras_esq.quantize import get_ratio, low_bit_weights, renew_partition, round_int8, set_ratio
+from keras_esq.quantize import (
+    get_ratio,
+    low_bit_weights,
+    renew_partition,
+    round_int8,
+    set_ratio,
+    with_l1_batchnorm,
+)
 
 KERNELS = ["stem", "conv", "other_conv", "separable", "separable", "transposed", "depthwise", "head"]
 
@@ -134,6 +141,68 @@ def test_shared_layers_stay_shared(net):
     assert len(low_bit.get_layer("conv").inbound_nodes) == 2
 
 
+@pytest.mark.parametrize("call", [{"training": False}, {"training": True}, False, {}])
+def test_nested_models_keep_the_mode_that_they_were_called_in(images, call):
+    deep = keras.Sequential([keras.Input((8, 8, 3)), layers.BatchNormalization(), layers.Flatten(), layers.Dense(4)])
+    inner = keras.Input((8, 8, 3))
+    block = keras.Model(inner, layers.BatchNormalization()(deep(inner)))
+    inputs = keras.Input((8, 8, 3))
+    model = keras.Model(inputs, block(inputs, **call) if isinstance(call, dict) else block(inputs, call))
+    for copy in (esq.quantize_model(model, "int8"), esq.strip(model)):
+        for training in (False, True):
+            expected = model(images, training=training)
+            np.testing.assert_allclose(copy(images, training=training), expected, atol=0.1)
+
+
+def test_inputs_and_outputs_keep_their_keys(images, tmp_path):
+    image, size = keras.Input((8, 8, 3), name="z"), keras.Input((2,), name="a")
+    x = layers.Concatenate()([layers.Flatten()(image), size])
+    model = keras.Model({"image": image, "size": size}, {"kind": layers.Dense(3)(x), "colour": layers.Dense(2)(x)})
+    data = {"size": np.ones((12, 2), np.float32), "image": images}
+    low_bit = esq.quantize_model(model, "int8")
+    low_bit.save(tmp_path / "model.keras")
+    for copy in (low_bit, esq.strip(low_bit), esq.load_model(tmp_path / "model.keras")):
+        outputs = copy.predict(data, verbose=0)
+        for name, expected in model(data).items():
+            np.testing.assert_allclose(outputs[name], expected, atol=0.05)
+    low_bit.compile("sgd", {"kind": "mse", "colour": "mae"})
+    low_bit.fit(data, {"kind": np.zeros((12, 3)), "colour": np.zeros((12, 2))}, verbose=0)
+
+
+def test_wrapped_layers_keep_activity_regularizers_and_masks(tmp_path):
+    inputs = keras.Input((4,), dtype="int32")
+    x = layers.Embedding(5, 3, mask_zero=True)(inputs)
+    x = layers.Dense(3, activity_regularizer="l2", kernel_regularizer="l1")(x)
+    model = keras.Model(inputs, layers.LSTM(2)(x))
+    low_bit = esq.quantize_model(model, "int8")
+    low_bit.save(tmp_path / "model.keras")
+    words = np.array([[1, 2, 0, 0], [3, 0, 0, 0]])
+    for copy in (low_bit, esq.load_model(tmp_path / "model.keras", compile=False)):
+        np.testing.assert_allclose(copy(words, training=True), model(words, training=True), atol=0.01)
+        np.testing.assert_allclose(sorted(copy.losses), sorted(model.losses), rtol=0.1)
+
+
+class Pair(layers.Layer):
+    """Two kernels of one shape, in layers that its config does not tell of."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.first, self.second = layers.Dense(3), layers.Dense(3)
+
+    def call(self, x):
+        return self.second(self.first(x))
+
+
+def test_layers_inside_of_layers_stay_frozen():
+    model = keras.Sequential([keras.Input((3,)), Pair(name="pair"), layers.Dense(2)])
+    model.layers[0].first.trainable = False
+    x = np.random.default_rng(0).random((5, 3), dtype=np.float32)
+    low_bit = esq.quantize_model(model, "int8")
+    for copy in (low_bit, esq.strip(low_bit), with_l1_batchnorm(model)):
+        np.testing.assert_allclose(copy(x), model(x), atol=0.05)
+        assert len(copy.get_layer("pair").trainable_weights) == 2
+
+
 def subclassed():
     class Subclassed(keras.Model):
         def call(self, x):
@@ -144,13 +213,28 @@ def subclassed():
     return model
 
 
+class Scaled(keras.Model):
+    """Keeps a network in `network`, and is not what it is."""
+
+    def __init__(self):
+        super().__init__(name="scaled")
+        self.network = tiny()
+
+    def call(self, x):
+        return self.network(2 * x - 1)
+
+
 @pytest.mark.parametrize(
     ("model", "kwargs", "error", "words"),
     [
         (subclassed, {}, TypeError, "mine.*subclassed"),
         (lambda: keras.Sequential([layers.Dense(2)]), {}, ValueError, "keras.Input"),
         (lambda: "model.keras", {}, TypeError, "tf_keras.Model"),
+        (Scaled, {}, TypeError, "scaled.*subclassed"),
         (tiny, {"skip": "con"}, ValueError, "con.*conv"),
+        (tiny, {"skip": None}, TypeError, "skip.*None"),
+        (tiny, {"skip": [0]}, TypeError, "names or globs in skip"),
+        (tiny, {"weights": {0: "binary"}}, TypeError, "names or globs in weights"),
         (tiny, {"weights": {"haed": "binary"}}, ValueError, "head"),
         (tiny, {"weights": {"bn": "binary"}}, ValueError, "layer with a kernel"),
         (tiny, {"weights": "quaternary"}, ValueError, "ternary"),
@@ -344,6 +428,11 @@ def test_activation_quantizers_stand_where_an_int8_file_has_tensors(net, images)
     with_range = {layer.name for layer in low_bit.layers if any("output_max" in w.name for w in layer.weights)}
     assert with_range == {"first_bn", "stem", "act", "other_act", "separable", "transposed", "depthwise"}
     low_bit(images, training=True)
+    inputs, inner = keras.Input((8, 8, 3)), keras.Input((8, 8, 3))
+    x = keras.Model(inner, layers.Conv2D(4, 3, name="conv")(inner))(inputs)
+    nested = keras.Model(inputs, layers.ReLU(name="relu")(layers.BatchNormalization(name="bn")(x)))
+    nested = esq.quantize_model(nested, "ternary", activation_bits=8)
+    assert [w.name for w in nested.weights if "output_max" in w.name] == ["relu/output_max:0"]
     sequential = esq.quantize_model(tiny(), "ternary", activation_bits=8)
     outputs = sequential.get_layer("relu")(np.linspace(-9, 9, 8 * 36 * 4, dtype=np.float32).reshape(8, 6, 6, 4))
     assert len(np.unique(outputs)) <= 256

@@ -91,7 +91,7 @@ def test_sign_of_zero_is_plus():
 def test_ternary_threshold():
     w = np.random.default_rng(3).normal(size=(50, 4)).astype(np.float32)
     rows, back = filters(w, -1)
-    for threshold in (0.0, 0.3, 1.5, 100.0):
+    for threshold in (0.0, 0.3, 1.5, 100.0, np.float32(0.3)):
         expected = back([twn(r, threshold) for r in rows])
         np.testing.assert_allclose(esq.ternarize(w, threshold=threshold), expected, rtol=2e-6, atol=1e-7)
 

@@ -23,7 +23,7 @@ class NAttack(BlackBoxAttack):
 
     Each iteration draws `population` points mu + sigma * e_i, maps them by tanh into the box and clips them into the
     ball around x; J_i is how far the true class leads in log probability, at least 0; and, with z-scores of J,
-    mu <- mu - learning_rate / (population * sigma) * sum_i z_i e_i. The first draw that fools is the result.
+    mu <- mu - learning_rate / (population * sigma) * sum_i z_i e_i. The first draw that fools is the result, else mu.
 
     Args:
         eps: radius of the ball in input units. Default 8/255, that of the white-box attacks.
@@ -79,7 +79,7 @@ class NAttack(BlackBoxAttack):
         mu = np.arctanh((flat[alive] - middle) / half * np.float32(_INSIDE))
         mu += 0.001 * rng.standard_normal(mu.shape, dtype=np.float32)
         while len(alive):
-            count = int(min(self.population, questions.left(alive).min()))
+            count = int(min(self.population, questions.left(alive).min() - 1))
             if count < 1:
                 break
             noise = rng.standard_normal((len(alive), count, size), dtype=np.float32)
@@ -97,7 +97,9 @@ class NAttack(BlackBoxAttack):
             result[alive[done]] = drawn[done, fooled[done].argmax(axis=1)].reshape(-1, *x.shape[1:])
             success[alive[done]] = True
             alive, mu = alive[~done], mu[~done]
-        result[alive] = self._into_ball(flat[alive], middle + half * np.tanh(mu)).reshape(-1, *x.shape[1:])
+        if len(alive):  # the last question is about the mean itself, which is what is handed back
+            result[alive] = self._into_ball(flat[alive], middle + half * np.tanh(mu)).reshape(-1, *x.shape[1:])
+            success[alive] = questions.fooled(questions.ask(result[alive], alive), alive)
 
     def _into_ball(self, x: np.ndarray, drawn: np.ndarray) -> np.ndarray:
         """The points drawn (..., d), in the box, moved into the ball around `x`."""

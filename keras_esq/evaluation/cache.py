@@ -18,7 +18,7 @@ from keras_esq._files import write_atomic
 from keras_esq._keras import keras
 from keras_esq.attacks import Attack, logits_fn
 from keras_esq.evaluation.batches import BatchOutcome
-from keras_esq.evaluation.targets import Target
+from keras_esq.evaluation.targets import Target, get_target
 from keras_esq.quantize.graph import unwrap
 
 # Part of each key: what an older format wrote is never read.
@@ -61,7 +61,7 @@ class BatchCache:
         Raises:
             ValueError: for an attack with settings that can't be told apart, such as a loss of the user's own.
         """
-        key = _digest(f"{_FORMAT} {__version__}", self._target, describe(attack), images, labels)
+        key = _digest(f"{_FORMAT} {__version__}", self._target, describe(attack, images), images, labels)
         return self._folder / f"{type(attack).__name__.lower()}-{key[:32]}.npz"
 
     def load(self, path: Path, shape: tuple[int, ...]) -> BatchOutcome | None:
@@ -84,22 +84,23 @@ class BatchCache:
         write_atomic(path, buffer.getvalue())
 
 
-def describe(value: Any) -> str:
-    """Settings of an attack as text that is equal for equal settings, in any process.
+def describe(value: Any, images: np.ndarray) -> str:
+    """Settings of an attack on `images` (n, ...) as text that is equal for equal settings, in any process.
 
     Raises:
         ValueError: for what can't be told apart by its value, such as a function.
     """
     if isinstance(value, Attack):
         names = [field.name for field in dataclasses.fields(value)]
-        settings = ", ".join(f"{name}={describe(getattr(value, name))}" for name in names)
+        settings = ", ".join(f"{name}={describe(getattr(value, name), images)}" for name in names)
         return f"{type(value).__module__}.{type(value).__qualname__}({settings})"
     if isinstance(value, keras.Model):
-        return f"model {_digest(*unwrap(value).get_weights())}"
+        source = get_target(value)  # by its scores too: networks of the same weights may differ in what has none
+        return f"model {_target_key(source, images, source.logits(images, len(images)))}"
     if isinstance(value, tf.Variable) or tf.is_tensor(value):
         return repr(value.numpy().tolist())
     if isinstance(value, list | tuple):
-        return f"[{', '.join(map(describe, value))}]"
+        return f"[{', '.join(describe(one, images) for one in value)}]"
     if value is None or isinstance(value, bool | int | float | str | np.generic):
         return repr(value.item() if isinstance(value, np.generic) else value)
     raise ValueError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,6 +106,8 @@ def accuracy_curve(
         l2 = getattr(attack, "norm", "l2") == "l2"
         unit = (attack.bounds[1] - attack.bounds[0]) * (np.sqrt(images[0].size) if l2 else 1.0)
         eps = [float(share * unit) for share in _SHARES]
+    if not isinstance(eps, Iterable):
+        raise TypeError(f"Expected eps to be a list of radii. Received: {eps!r}. For one radius pass eps=[{eps!r}].")
     radii = sorted({check_positive("eps", one) for one in eps})
     if not radii:
         raise ValueError("Expected at least one radius in eps. Received none.")

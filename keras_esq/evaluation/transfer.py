@@ -94,7 +94,7 @@ def transfer_matrix(
     attack: Attack,
     twins: Mapping[str, Any] | None = None,
     *,
-    only: Sequence[str] | None = None,
+    only: str | Sequence[str] | None = None,
     batch_size: int = 128,
     seed: int = 0,
     progress: bool = False,
@@ -111,7 +111,7 @@ def transfer_matrix(
         y: true class ids (n,) or (n, 1), or one-hot rows (n, k).
         attack: run against each source; untargeted.
         twins: {name: twin} for those of `models` that have one; the others get NaN against themselves.
-        only: names of the sources, for a part of the matrix; default all that can be attacked.
+        only: name or names of the sources, for a part of the matrix; default all that can be attacked.
         batch_size: images attacked and predicted at once.
         seed: int in [0, 2**31), as for `evaluate_robustness`.
         progress: show a progress bar on stderr.
@@ -185,7 +185,8 @@ def _twins(twins: Mapping[str, Any], models: Mapping[str, Any], targets: Mapping
     return {name: get_target(twin) for name, twin in twins.items()}
 
 
-def _chosen(targets: dict[str, Target], names: Sequence[str]) -> dict[str, Target]:
+def _chosen(targets: dict[str, Target], names: str | Sequence[str]) -> dict[str, Target]:
+    names = [names] if isinstance(names, str) else names
     for name in names:
         if name not in targets:
             raise ValueError(f"Expected names of the models in only. Received: {name!r}. {near_matches(name, targets)}")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import tensorflow as tf
+
 from keras_esq._keras import keras
 from keras_esq.quantize.configs import low_bit_kernels
 
@@ -34,8 +36,20 @@ def needs_activation_quantizer(layer: Any) -> bool:
     activation = getattr(layer, "activation", None)
     if activation in (keras.activations.softmax, keras.activations.sigmoid):
         return False
-    consumers = [node.layer for node in layer.outbound_nodes]
+    return not all(_is_fused(layer, consumers) for consumers in _consumers(layer))
+
+
+def _consumers(layer: Any) -> list[list[Any]]:
+    """The layers that take the output of `layer`, for each of its calls."""
+    outputs = [{id(t) for t in tf.nest.flatten(node.outputs)} for node in layer.inbound_nodes]
+    takers = [(node.layer, {id(t) for t in tf.nest.flatten(node.keras_inputs)}) for node in layer.outbound_nodes]
+    return [[taker for taker, taken in takers if taken & output] for output in outputs] or [[]]
+
+
+def _is_fused(layer: Any, consumers: list[Any]) -> bool:
+    """Whether the converter fuses a call of `layer` with what takes its output."""
     if len(consumers) != 1:
-        return True
-    fused = isinstance(consumers[0], _ACTIVATIONS) and not isinstance(layer, (*_ACTIVATIONS, *_POOLS))
-    return not (fused or (kernel and isinstance(consumers[0], layers.BatchNormalization)))
+        return False
+    if isinstance(consumers[0], _ACTIVATIONS):
+        return not isinstance(layer, (*_ACTIVATIONS, *_POOLS))
+    return bool(low_bit_kernels(layer)) and isinstance(consumers[0], layers.BatchNormalization)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from typing import Any
 
 import tensorflow as tf
@@ -125,9 +126,9 @@ def check_activation_bits(bits: int | None) -> int | None:
     """`bits` if it is None or a number of bits that tfmot's fake quantization takes."""
     if bits is None:
         return None
-    if isinstance(bits, bool) or not isinstance(bits, int) or not 2 <= bits <= 16:
+    if isinstance(bits, bool) or not isinstance(bits, numbers.Integral) or not 2 <= bits <= 16:
         raise ValueError(f"Expected activation_bits=None or an integer from 2 to 16. Received {bits!r}. Files use 8.")
-    return bits
+    return int(bits)
 
 
 @keras.saving.register_keras_serializable(package="keras_esq")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import numbers
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import tensorflow as tf
@@ -112,7 +113,7 @@ def prepare(w: Any, axis: Axis) -> tuple[tf.Tensor, list[int]]:
     if not w.dtype.is_floating:
         raise TypeError(f"Expected floating-point weights. Received dtype {w.dtype.name}. Cast them first.")
     rank = w.shape.rank
-    channels = (axis,) if isinstance(axis, int) else tuple(axis)
+    channels = tuple(axis) if isinstance(axis, Iterable) else (axis,)
     if any(not -rank <= a < rank for a in channels):
         raise ValueError(
             f"Expected the channel axis within the rank of the weights, {rank}. Received axis={axis} for shape "
@@ -139,7 +140,7 @@ def straight_through(w: tf.Tensor, q: tf.Tensor) -> tf.Tensor:
 
 def check_threshold(threshold: float) -> float:
     """`threshold` as a float, if it is finite and >= 0; else TypeError or ValueError."""
-    if isinstance(threshold, bool) or not isinstance(threshold, (int, float)):
+    if isinstance(threshold, bool) or not isinstance(threshold, numbers.Real):
         raise TypeError(f"Expected threshold as a number. Received {threshold!r}. The literature's value is 0.7.")
     if not math.isfinite(threshold) or threshold < 0:
         raise ValueError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,9 +15,12 @@ MakeLayer = Callable[[Any, str], Any]
 
 
 def unwrap(model: Any) -> Any:
-    """The network inside a model that trains another, such as ErrorSilencedModel; else the model itself."""
-    network = getattr(model, "network", None)
-    return network if isinstance(network, keras.Model) else model
+    """The network inside an ErrorSilencedModel; else the model itself.
+
+    The class says of itself that it `is_its_network`. Other models that keep one in `network` may do more with their
+    inputs, such as scaling them, which would be lost.
+    """
+    return model.network if getattr(model, "is_its_network", False) else model
 
 
 def walk_layers(model: Any) -> Iterator[Any]:
@@ -134,11 +138,13 @@ class _Builder:
         self.taken = taken
         self.made: dict[int, Any] = {}
 
-    def run(self, model: Any, inputs: list[Any], prefix: str) -> list[Any]:
-        """The outputs of `model` on new symbolic `inputs`."""
+    def run(self, model: Any, inputs: list[Any], prefix: str, training: Any = None) -> list[Any]:
+        """The outputs of `model` on new symbolic `inputs`; `training` is the mode that it was called in, if any."""
         new = dict(zip(map(id, model.inputs), inputs, strict=True))
         for layer, node in ordered_nodes(model):
             args, kwargs = tf.nest.map_structure(lambda a: new.get(id(a), a), (node.call_args, node.call_kwargs))
+            if training is not None and kwargs.get("training") is None and _takes_mode(layer, args):
+                kwargs = {**kwargs, "training": training}
             outputs = self._call(layer, args, kwargs, prefix)
             new.update(zip(map(id, tf.nest.flatten(node.outputs)), outputs, strict=True))
         return [new[id(t)] for t in model.outputs]
@@ -146,7 +152,9 @@ class _Builder:
     def _call(self, layer: Any, args: Any, kwargs: Any, prefix: str) -> list[Any]:
         if isinstance(layer, keras.Model):
             check_network(layer, "take apart")
-            return self.run(layer, tf.nest.flatten(args), prefix=f"{prefix}{layer.name}_")
+            inputs, *positional = args
+            training = positional[0] if positional else kwargs.get("training")
+            return self.run(layer, tf.nest.flatten(inputs), f"{prefix}{layer.name}_", training)
         if id(layer) not in self.made:
             self.made[id(layer)] = self.make_layer(layer, self._unique(layer.name, prefix))
         return tf.nest.flatten(self.made[id(layer)](*args, **kwargs))
@@ -159,6 +167,23 @@ class _Builder:
             number += 1
         self.taken.add(candidate)
         return candidate
+
+
+def freeze_alike(old: Any, new: Any) -> None:
+    """Freeze the layers inside of the layer `new` that are frozen in `old`, whose copy it is.
+
+    The config of a layer with layers inside may not tell of that, and the order of its weights depends on it.
+    """
+    if len(old.trainable_weights) != len(new.trainable_weights):
+        inside = ([m for m in layer.submodules if isinstance(m, keras.layers.Layer)] for layer in (old, new))
+        for original, copy in zip(*inside, strict=True):
+            copy.trainable = original.trainable
+
+
+def _takes_mode(layer: Any, args: Any) -> bool:
+    """Whether `layer` can be told by keyword the mode of a call with `args`."""
+    signature = inspect.signature(layer.call)
+    return "training" in signature.parameters and "training" not in signature.bind_partial(*args).arguments
 
 
 def clone_layer(layer: Any, name: str, **settings: Any) -> Any:

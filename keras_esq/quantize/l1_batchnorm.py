@@ -8,7 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from keras_esq._keras import keras
-from keras_esq.quantize.graph import check_network, clone_layer, rebuild
+from keras_esq.quantize.graph import check_network, clone_layer, freeze_alike, rebuild
 
 # Of a normal distribution, the standard deviation in units of the mean absolute one.
 NORMAL_RATIO = math.sqrt(math.pi / 2)
@@ -125,5 +125,6 @@ def with_l1_batchnorm(model: Any) -> Any:
 
     copy = rebuild(network, make)
     for old, new in pairs:
+        freeze_alike(old, new)
         new.set_weights(old.get_weights())
     return copy

@@ -10,7 +10,7 @@ from typing import Any
 from keras_esq._keras import tfmot_quantization
 from keras_esq.quantize.activations import needs_activation_quantizer
 from keras_esq.quantize.configs import WeightQuantizeConfig, check_activation_bits, low_bit_kernels
-from keras_esq.quantize.graph import check_network, clone_layer, rebuild
+from keras_esq.quantize.graph import check_network, clone_layer, freeze_alike, rebuild
 from keras_esq.quantize.quantizers import LowBitQuantizer, get_quantizer
 from keras_esq.quantize.wrapper import LowBitWrapper
 
@@ -72,11 +72,18 @@ def quantize_model(
     network = check_network(model_at_the_door(model, custom_objects), "quantize")
     activation_bits = check_activation_bits(activation_bits)
     settings = {"stochastic": stochastic, "partition": partition, "probability": probability}
+    if not isinstance(skip, Iterable):
+        raise TypeError(
+            f"Expected skip to be a layer name, a glob or a list of them. Received {skip!r}. Use () for none."
+        )
     rules = _Rules(weights, [skip] if isinstance(skip, str) else list(skip), settings)
+
+    # Which outputs a file quantizes depends on what follows, be it outside of a nested model.
+    flat = rebuild(network, clone_layer) if activation_bits else None
 
     def choose(layer: Any, name: str) -> WeightQuantizeConfig | None:
         quantizer = rules.quantizer(name, layer.name) if low_bit_kernels(layer) else None
-        bits = activation_bits if activation_bits and needs_activation_quantizer(layer) else None
+        bits = activation_bits if flat and needs_activation_quantizer(flat.get_layer(name)) else None
         return None if quantizer is None and bits is None else WeightQuantizeConfig(quantizer, bits)
 
     low_bit = wrap_layers(network, choose)
@@ -109,6 +116,7 @@ def wrap_layers(network: Any, choose: Callable[[Any, str], Any]) -> Any:
 
     low_bit = rebuild(network, make_layer)
     for original, inner in pairs:
+        freeze_alike(original, inner)
         inner.set_weights(original.get_weights())
     return low_bit
 
@@ -124,6 +132,10 @@ class _Rules:
             for pattern, value in given.items()
         }
         self.explicit = isinstance(weights, Mapping)
+        for argument, names in (("skip", skip), ("weights", self.quantizers)):
+            for name in names:
+                if not isinstance(name, str):
+                    raise TypeError(f"Expected layer names or globs in {argument}. Received {name!r}. Use layer.name.")
         self.skip = skip
         self.used: set[str] = set()
         self.names: list[str] = []

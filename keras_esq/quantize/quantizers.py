@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 import tensorflow as tf
@@ -53,7 +53,7 @@ class LowBitQuantizer(tfmot_quantization.quantizers.Quantizer):
         partition: str = "quantized",
         probability: str = "linear",
     ) -> None:
-        self.axis: Axis = axis if isinstance(axis, int) else tuple(axis)
+        self.axis: Axis = tuple(axis) if isinstance(axis, Iterable) else int(axis)
         self.stochastic = bool(stochastic)
         self.partition = _choice("partition", partition, PARTITIONS)
         self.probability = _choice("probability", probability, PROBABILITIES)

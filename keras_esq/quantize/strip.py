@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from keras_esq._keras import tfmot_quantization
-from keras_esq.quantize.graph import check_network, clone_layer, rebuild
+from keras_esq.quantize.graph import check_network, clone_layer, freeze_alike, rebuild
 from keras_esq.quantize.l1_batchnorm import L1BatchNormalization
 from keras_esq.quantize.state import low_bit_weights
 
@@ -55,7 +55,11 @@ def plain_copy(network: Any, make_layer: Callable[[Any, str], Any]) -> tuple[Any
         pairs.append((_inner(layer), make_layer(_inner(layer), name)))
         return pairs[-1][1]
 
-    return rebuild(network, make), pairs
+    plain = rebuild(network, make)
+    for old, new in pairs:
+        if type(old) is type(new):
+            freeze_alike(old, new)
+    return plain, pairs
 
 
 def _stripped(layer: Any, name: str) -> Any:

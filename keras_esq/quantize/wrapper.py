@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from typing import Any
 
 import tensorflow as tf
@@ -18,9 +19,14 @@ class LowBitWrapper(tfmot_quantization.QuantizeWrapperV2):
 
     The wrapped layer is always built first: QuantizeWrapperV2 lists other weights for a layer that was built before it
     was wrapped than for one that was not, as when a .keras file is loaded. After each call the wrapped layer gets
-    its variables back: left with graph tensors in their place, it can't be written into a SavedModel. And with
-    trainable=False nothing is trained, while QuantizeWrapperV2 goes on with the kernel.
+    its variables back: left with graph tensors in their place, it can't be written into a SavedModel. With
+    trainable=False nothing is trained, while QuantizeWrapperV2 goes on with the kernel. And what Keras does around the
+    call of a layer is done for the wrapped one, of which just `call` is run: activity regularizers and masks.
     """
+
+    def __init__(self, layer: Any, quantize_config: Any, **kwargs: Any) -> None:
+        regularizer = getattr(layer, "activity_regularizer", None)
+        super().__init__(layer, quantize_config, **{"activity_regularizer": regularizer, **kwargs})
 
     def build(self, input_shape: Any) -> None:
         """Build the wrapped layer, then the quantizers' variables."""
@@ -46,12 +52,18 @@ class LowBitWrapper(tfmot_quantization.QuantizeWrapperV2):
 
     def call(self, inputs: Any, training: Any = None, **kwargs: Any) -> Any:
         """The wrapped layer on its quantized weights."""
+        if "mask" not in inspect.signature(self.layer.call).parameters:  # Keras gives it to whoever takes **kwargs
+            kwargs.pop("mask", None)
         attributes = [name for name, _ in low_bit_kernels(self.layer)]
         variables = {name: vars(self.layer)[name] for name in attributes}
         try:
             return super().call(inputs, training=training, **kwargs)
         finally:
             self.layer.__dict__.update(variables)
+
+    def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
+        """The wrapped layer's."""
+        return self.layer.compute_mask(inputs, mask)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         """The wrapped layer's; tfmot's own asks for `layer.input_shape`, which a wrapped layer does not have."""

@@ -81,6 +81,8 @@ class ErrorSilencedModel(keras.Model):
     Reference: [ESQ] Tang, Dong, Su, "Error-Silenced Quantization: Bridging Robustness and Compactness", 2020.
     """
 
+    is_its_network = True  # for `unwrap`: its outputs are those of `network`
+
     def __init__(
         self,
         model: Any,
