@@ -235,6 +235,7 @@ def test_models_by_function(capsys, monkeypatch):
         (["convert", "{saved}", "x.tflite", "--report", "{saved}"], "Expected a robustness report"),
         (["convert", "{saved}", "x.tflite", "--report", "nothing"], "Expected the path of a robustness report"),
         (["convert", "{saved}", "x.tflite", "--target", "phnoe"], "phone"),
+        (["convert", "{saved}", "{saved}"], "another path"),
     ],
 )
 def test_errors_say_what_to_do(saved, arguments, words, capsys):

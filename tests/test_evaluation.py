@@ -169,6 +169,8 @@ def test_tables(report):
     markdown = report.to_markdown().splitlines()
     assert len(markdown) == 6
     assert {line.count("|") for line in markdown} == {9}
+    renamed = dataclasses.replace(report, rows=[dataclasses.replace(report.rows[0], name="a|b")])
+    assert "a\\|b" in renamed.to_markdown()
 
 
 def test_json_round_trip(report, tmp_path):

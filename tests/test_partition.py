@@ -103,6 +103,7 @@ def test_quantizer_error_is_the_papers():
         ("exponential", 2, {0: 0.5, 1: 1.0}),
         ("full", 5, {0: 1.0, 4: 1.0}),
         ({0: 0.5, 3: 1.0}, 5, {0: 0.5, 2: 0.5, 3: 1.0, 4: 1.0}),
+        ({np.int64(0): 0.5, np.int64(3): 1.0}, 5, {2: 0.5, 3: 1.0}),
         (lambda epoch: epoch / 4, 5, {0: 0.0, 4: 1.0}),
         (lambda epoch, epochs: (epoch + 1) / epochs, 5, {0: 0.2, 4: 1.0}),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from keras_esq.cli.command import Command, count
@@ -38,6 +39,11 @@ def _run(arguments: argparse.Namespace) -> dict[str, Any]:
     from keras_esq.evaluation import RobustnessReport
     from keras_esq.keras3 import model_at_the_door
 
+    if Path(arguments.path).resolve() == Path(arguments.model).resolve():
+        raise ValueError(
+            f"Expected another path for the .tflite file than the model's. Received {arguments.path!r} for both, which "
+            "would overwrite the model."
+        )
     model, data = model_at_the_door(load_model(arguments.model)), load_data(arguments)
     report = RobustnessReport.from_json(arguments.report) if arguments.report else None
     file = convert(

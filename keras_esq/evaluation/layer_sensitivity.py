@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -279,7 +279,7 @@ def _kernels(layer: Any) -> Iterator[tuple[np.ndarray, tuple[int, ...]]]:
 
 
 def _check_bits(bits: Any) -> tuple[int, ...]:
-    given = [bits] if isinstance(bits, int) else list(bits)
+    given = list(bits) if isinstance(bits, Iterable) else [bits]
     wrong = [one for one in given if isinstance(one, bool) or one not in NAMES]
     if wrong or not given:
         raise ValueError(

@@ -175,7 +175,8 @@ class RobustnessReport:
     def to_markdown(self) -> str:
         """The rows as a Markdown table."""
         rule = ["---", *["---:"] * (len(_HEADER) - 1)]
-        return "\n".join(f"| {' | '.join(cells)} |" for cells in (_HEADER, rule, *(row.cells() for row in self.rows)))
+        rows = ([cell.replace("|", "\\|") for cell in row.cells()] for row in self.rows)
+        return "\n".join(f"| {' | '.join(cells)} |" for cells in (_HEADER, rule, *rows))
 
     def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
         """The report as JSON text, also written to `path` if given (whole or not at all).

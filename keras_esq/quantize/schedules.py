@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import numbers
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -78,7 +79,7 @@ def _from_dict(points: Mapping[int, float]) -> Schedule:
             "For example {0: 0.5, 10: 0.75, 20: 1.0}."
         )
     for epoch, ratio in points.items():
-        if isinstance(epoch, bool) or not isinstance(epoch, int) or epoch < 0:
+        if isinstance(epoch, bool) or not isinstance(epoch, numbers.Integral) or epoch < 0:
             raise ValueError(f"Expected epochs as whole numbers from 0 on. Received {epoch!r} in {dict(points)}.")
         check_ratio(ratio)
     return lambda epoch, epochs: points[max(e for e in points if e <= epoch)]

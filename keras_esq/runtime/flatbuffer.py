@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 import os
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,7 @@ class Flatbuffer:
         arena_size: int | None,
         verify: bool,
     ) -> None:
-        if isinstance(num_threads, bool) or not isinstance(num_threads, int) or num_threads < 1:
+        if isinstance(num_threads, bool) or not isinstance(num_threads, numbers.Integral) or num_threads < 1:
             raise ValueError(f"Expected num_threads to be a whole number of at least 1. Received: {num_threads!r}.")
         self.path = path
         name = repr(str(path)) if path else "bytes"
@@ -123,7 +124,7 @@ class Flatbuffer:
                 "Run such a file with the runtime's own interpreter."
             )
         self._input, self._output = Port(subgraph.tensors[inputs[0]]), Port(subgraph.tensors[outputs[0]])
-        self._content, self._num_threads, self._arena_size = content, num_threads, arena_size
+        self._content, self._num_threads, self._arena_size = content, int(num_threads), arena_size
         self._backend = self._open((1 << 30) if is_batchable(model) else 1)
 
     def _open(self, max_batch: int) -> Backend:
@@ -246,7 +247,7 @@ class Flatbuffer:
             ImportError: if tflite-micro is not installed.
             RuntimeError: if TFLM refuses the file.
         """
-        if isinstance(repeats, bool) or not isinstance(repeats, int) or repeats < 1:
+        if isinstance(repeats, bool) or not isinstance(repeats, numbers.Integral) or repeats < 1:
             raise ValueError(f"Expected repeats to be a whole number of at least 1. Received: {repeats!r}.")
         if why := refusal(parse(self._content), "tflm"):
             raise RuntimeError(f"Expected a file that runtime 'tflm' can run. Received: {why}.")
