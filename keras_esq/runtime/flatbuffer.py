@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numbers
 import os
 from pathlib import Path
 from typing import Any
@@ -87,7 +86,7 @@ class Flatbuffer:
         arena_size: int | None,
         verify: bool,
     ) -> None:
-        if isinstance(num_threads, bool) or not isinstance(num_threads, numbers.Integral) or num_threads < 1:
+        if isinstance(num_threads, bool) or not isinstance(num_threads, int | np.integer) or num_threads < 1:
             raise ValueError(f"Expected num_threads to be a whole number of at least 1. Received: {num_threads!r}.")
         self.path = path
         name = repr(str(path)) if path else "bytes"
@@ -247,7 +246,7 @@ class Flatbuffer:
             ImportError: if tflite-micro is not installed.
             RuntimeError: if TFLM refuses the file.
         """
-        if isinstance(repeats, bool) or not isinstance(repeats, numbers.Integral) or repeats < 1:
+        if isinstance(repeats, bool) or not isinstance(repeats, int | np.integer) or repeats < 1:
             raise ValueError(f"Expected repeats to be a whole number of at least 1. Received: {repeats!r}.")
         if why := refusal(parse(self._content), "tflm"):
             raise RuntimeError(f"Expected a file that runtime 'tflm' can run. Received: {why}.")
