@@ -378,6 +378,16 @@ def test_amplification_by_hand(model, report):
     assert error_amplification(model, X, x_adv, layers=["conv"]).mean.keys() == {"conv"}
 
 
+def test_auto_layers_written_as_operators():
+    x = keras.Input((8, 8, 1))
+    convs = [layers.Conv2D(2, 3, padding="same")(x) for _ in range(2)]
+    h = tf.nn.relu(convs[0] + convs[1])
+    h = tf.add_n([tf.math.add(h + 1.0, convs[0]) * 2.0, convs[1]])
+    network = keras.Model(x, layers.Dense(3)(layers.Flatten()(h)))
+    kinds = [name.split("_")[0] if "oper" not in name else "sum" for name in error_amplification(network, X, X)]
+    assert kinds == ["sum", "tf.nn.relu", "tf.math.add", "tf.math.add", "logits"]
+
+
 def test_auto_layers_of_a_residual_network():
     inputs = keras.Input((8, 8, 1))
     x = layers.Conv2D(2, 3, padding="same", name="linear_conv")(inputs)

@@ -13,9 +13,17 @@ from keras_esq._checks import check_count, check_images, near_matches
 from keras_esq._keras import keras
 from keras_esq._text import aligned
 from keras_esq.attacks.logits import check_model, input_shape_of, logits_of
-from keras_esq.quantize.graph import unwrap
+from keras_esq.quantize.graph import ordered_nodes, unwrap
 
 LOGITS = "logits"
+# Keras' names of TensorFlow functions that are called on its tensors.
+_SUMS = frozenset(("__operators__.add", "math.add", "math.add_n"))
+_NONLINEAR = frozenset(
+    {
+        *("nn.relu", "nn.relu6", "nn.crelu", "nn.leaky_relu", "nn.elu", "nn.selu", "nn.gelu", "nn.silu", "nn.swish"),
+        *("nn.softplus", "math.softplus", "nn.softsign", "math.tanh", "nn.tanh", "math.sigmoid", "nn.sigmoid"),
+    }
+)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -64,8 +72,9 @@ def error_amplification(
         x: images (n, ...).
         x_adv: the same images attacked, (n, ...).
         layers: layer names, or "auto": every layer that ends in a nonlinear activation, every residual Add and nested
-            model, and the logits. A wrapped layer goes by its own name or its wrapper's. "logits" is the logits of the
-            model unless a layer is called so. A layer used several times has the rows "name", "name:1", ...
+            model, and the logits; `x + y` and tf.nn.relu(x) between layers count too. A wrapped layer goes by its own
+            name or its wrapper's. "logits" is the logits of the model unless a layer is called so. A layer used several
+            times has the rows "name", "name:1", ...
         batch_size: images run at once.
 
     Raises:
@@ -140,8 +149,9 @@ def _select(network: keras.Model, layers: str | Sequence[str]) -> dict[str, Any]
     output = network.outputs[0]
     selected: dict[str, Any] = {}
     if layers == "auto":
+        nodes = {id(layer): node for layer, node in ordered_nodes(network)}
         for layer in network.layers:
-            if _is_stage(layer):
+            if _is_stage(layer) or _is_operator_stage(layer, nodes.get(id(layer))):
                 selected |= {name: one for name, one in _outputs(network, layer).items() if one is not output}
         return {name: one for name, one in selected.items() if name != LOGITS} | {LOGITS: output}
     names = [layers] if isinstance(layers, str) else list(layers)
@@ -181,6 +191,15 @@ def _is_stage(layer: Any) -> bool:
         and activation is not keras.activations.linear
         and type(activation).__name__ != "NoOpActivation"
     )
+
+
+def _is_operator_stage(layer: Any, node: Any) -> bool:
+    """The same for a TensorFlow function that was called on Keras' tensors, such as `x + y`."""
+    function = layer.get_config().get("function") if type(layer).__name__ == "TFOpLambda" else None
+    if function in _SUMS:  # of two tensors: a constant that is added is no residual
+        arguments = tf.nest.flatten((node.call_args, node.call_kwargs))
+        return sum(tf.is_tensor(one) and keras.backend.is_keras_tensor(one) for one in arguments) > 1
+    return function in _NONLINEAR
 
 
 def _outputs(network: keras.Model, layer: Any, name: str | None = None) -> dict[str, Any]:
