@@ -8,6 +8,7 @@ from itertools import accumulate
 from typing import Any
 
 from keras_esq.keras3.detect import keras3
+from keras_esq.keras3.functions import with_constants
 from keras_esq.keras3.rules import TO_TF_ACTIVATIONS, lambda_layer, normalization, scaled_sum
 from keras_esq.keras3.settings import Rule
 
@@ -48,13 +49,20 @@ def _layer_scale(layer: Any) -> Any:
     return made
 
 
+def _einsum(layer: Any, inputs: Any) -> Any:
+    tensors = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
+    operands = with_constants(tensors, layer.constants, keras3().ops.convert_to_tensor)
+    return keras3().ops.einsum(layer.subscripts, *operands)
+
+
 SPECIAL: dict[str, Callable[[Any], Any]] = {
     "LayerScale": _layer_scale,
     "Normalization": lambda layer: normalization(keras3().layers)(layer),
     "Lambda": lambda layer: lambda_layer(keras3().layers)(layer),
 }
 COMPOSED: dict[str, Callable[[Any], Callable[..., Any]]] = {
-    "CustomScaleLayer": lambda layer: scaled_sum(keras3().layers, layer)
+    "CustomScaleLayer": lambda layer: scaled_sum(keras3().layers, layer),
+    "Einsum": lambda layer: lambda inputs: _einsum(layer, inputs),
 }
 
 

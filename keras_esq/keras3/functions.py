@@ -92,3 +92,34 @@ class LayerScale(keras.layers.Layer):
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
         return {**super().get_config(), "init_values": self.init_values, "projection_dim": self.projection_dim}
+
+
+@_register
+class Einsum(keras.layers.Layer):
+    """Sums of products by Einstein's notation. As a call of tf.einsum, tf-keras saves it without its inputs.
+
+    Args:
+        subscripts: such as "bhwc,cd->bhwd".
+        constants: for each operand None, where it is an input, or its values as lists. None if all are inputs.
+    """
+
+    def __init__(self, subscripts: str, constants: list[Any] | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.subscripts = subscripts
+        self.constants = constants
+
+    def call(self, inputs: Any) -> Any:
+        """The sums of a tensor or a list of tensors."""
+        tensors = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
+        return tf.einsum(self.subscripts, *with_constants(tensors, self.constants, tf.convert_to_tensor))
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        return {**super().get_config(), "subscripts": self.subscripts, "constants": self.constants}
+
+
+def with_constants(tensors: list[Any], constants: list[Any] | None, tensor: Any) -> list[Any]:
+    """The operands of an Einsum: its inputs, and between them its constants, made by `tensor(values, dtype)`."""
+    left = iter(tensors)
+    dtype = tensors[0].dtype
+    return [next(left) if value is None else tensor(value, dtype) for value in constants or [None] * len(tensors)]

@@ -33,6 +33,11 @@ def translate_model(model: Any, custom_objects: Any = None, example: str = EXAMP
 
 
 class _FromKeras3(Work):
+    def is_trainable(self, source: Any) -> bool:
+        """In Keras 3, unlike in tf-keras, layers that were unfrozen inside of a frozen model train."""
+        inside = self._is_model(source) and source is not self.pairs[0][0]
+        return super().is_trainable(source) or (inside and any(weight.trainable for weight in source.weights))
+
     def operation(self, operation: Any) -> Callable[..., Any] | None:
         """The counterpart of a keras.ops operation; None for layers."""
         if isinstance(operation, keras3().layers.Layer):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from types import FunctionType
 from typing import Any
 
@@ -47,12 +48,19 @@ def translate_object(obj: Any, custom_objects: Any = None) -> Any:
             f"Expected {room} of Keras 3 itself. Received {obj!r} of your own class {name}. Subclass "
             f"tf_keras.{room}.{type(obj).__mro__[1].__name__} instead. Or else: {translator.advice(name)}"
         )
-    config = obj.get_config()
+    config = _whole_config(obj) if room in ("losses", "metrics") else obj.get_config()
     if name == "LossScaleOptimizer":
         return _loss_scale_optimizer(config, translator)
     if room == "losses":
         config["reduction"] = _REDUCTIONS.get(config.get("reduction"), config.get("reduction"))
     return translator.make(room, name, config)
+
+
+def _whole_config(obj: Any) -> dict[str, Any]:
+    """A config with the settings that some classes leave out of theirs, such as Huber's delta; their bases don't."""
+    own = inspect.signature(type(obj).__init__).parameters
+    inherited = super(type(obj), obj).get_config()
+    return {**{key: value for key, value in inherited.items() if key in own}, **obj.get_config()}
 
 
 def _rooms() -> list[tuple[str, type]]:

@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from keras_esq._keras import keras
 from keras_esq.keras3 import functions
+from keras_esq.keras3.detect import keras3
 from keras_esq.keras3.graph import decode, map_nest
 
 layers = keras.layers
@@ -25,13 +26,33 @@ def _axes(axis: Any) -> Any:
     return list(axis) if isinstance(axis, (list, tuple)) else axis
 
 
+def _alike(*values: Any, at_least: Any = bool) -> list[Any]:
+    """Tensors and constants in the type that Keras 3 brings them to. TensorFlow takes the first one's, or refuses."""
+    known = [getattr(value, "dtype", type(value)) for value in values]
+    dtype = keras3().backend.result_type(*(getattr(kind, "name", kind) for kind in known), at_least)
+    return [_cast(value, dtype) for value in values]
+
+
+def _cast(value: Any, dtype: str) -> Any:
+    if tf.is_tensor(value):
+        return value if value.dtype.name == dtype else tf.cast(value, dtype)
+    if isinstance(value, np.ndarray):
+        return value.astype(tf.as_dtype(dtype).as_numpy_dtype)
+    return float(value) if "float" in dtype else value
+
+
+def _promoted(function: Callable[[Any, Any], Any], at_least: Any = bool) -> _Make:
+    return lambda name: lambda a, b: function(*_alike(a, b, at_least=at_least))
+
+
 def _merge(layer: Any, function: Callable[[Any, Any], Any]) -> _Make:
-    """A merging layer for two tensors of one rank; a function where one is a constant."""
+    """A merging layer for two tensors of one rank and batch size; a function where one is a constant."""
 
     def make(name: str) -> Callable[..., Any]:
         def call(a: Any, b: Any) -> Any:
+            a, b = _alike(a, b)
             tensors = tf.is_tensor(a) and tf.is_tensor(b)
-            if tensors and a.shape.rank == b.shape.rank and a.shape.rank > 1:
+            if tensors and a.shape.rank == b.shape.rank and a.shape.rank > 1 and a.shape[0] == b.shape[0]:
                 return layer(name=name)([a, b])
             return function(a, b)
 
@@ -152,6 +173,28 @@ def _one_hot(x: Any, num_classes: int, axis: int = -1, dtype: str = "float32", s
     return tf.one_hot(x, num_classes, axis=axis, dtype=dtype)
 
 
+def _einsum(name: str) -> Callable[..., Any]:
+    def call(*operands: Any, subscripts: str) -> Any:
+        constants = [None if tf.is_tensor(x) else np.asarray(x).tolist() for x in operands]
+        layer = functions.Einsum(subscripts, constants if any(c is not None for c in constants) else None, name=name)
+        return layer([x for x in operands if tf.is_tensor(x)])
+
+    return call
+
+
+def _where(condition: Any, x: Any, y: Any) -> Any:
+    return tf.where(condition, *_alike(x, y))
+
+
+def _getitem(x: Any, key: Any) -> Any:
+    # In full, as tf-keras can't save an ellipsis.
+    keys = list(key) if isinstance(key, tuple) else [key]
+    for place in [i for i, part in enumerate(keys) if part is Ellipsis]:
+        rest = sum(part is not None and part is not Ellipsis for part in keys)
+        keys[place : place + 1] = [slice(None)] * (x.shape.rank - rest)
+    return x[tuple(keys)]
+
+
 _MATH = tf.math
 # Class name -> function of the new layer's name -> function of the call's arguments and the operation's settings.
 OPERATIONS: dict[str, _Make] = {
@@ -161,18 +204,18 @@ OPERATIONS: dict[str, _Make] = {
     "Multiply": _merge(layers.Multiply, tf.multiply),
     "Maximum": _merge(layers.Maximum, tf.maximum),
     "Minimum": _merge(layers.Minimum, tf.minimum),
-    "Divide": _function(tf.divide),
-    "TrueDivide": _function(tf.divide),
-    "Power": _function(tf.pow),
+    "Divide": _promoted(tf.divide, at_least=float),
+    "TrueDivide": _promoted(tf.divide, at_least=float),
+    "Power": _promoted(tf.pow),
     "Matmul": _function(tf.matmul),
-    "Einsum": lambda name: lambda *xs, subscripts: tf.einsum(subscripts, *xs),
-    "Equal": _function(tf.equal),
-    "NotEqual": _function(tf.not_equal),
-    "Greater": _function(tf.greater),
-    "GreaterEqual": _function(tf.greater_equal),
-    "Less": _function(tf.less),
-    "LessEqual": _function(tf.less_equal),
-    "Where": _function(tf.where),
+    "Einsum": _einsum,
+    "Equal": _promoted(tf.equal),
+    "NotEqual": _promoted(tf.not_equal),
+    "Greater": _promoted(tf.greater),
+    "GreaterEqual": _promoted(tf.greater_equal),
+    "Less": _promoted(tf.less),
+    "LessEqual": _promoted(tf.less_equal),
+    "Where": _function(_where),
     # Activations.
     "Relu": _layer(layers.ReLU),
     "Relu6": lambda name: layers.ReLU(6.0, name=name),
@@ -233,7 +276,7 @@ OPERATIONS: dict[str, _Make] = {
     "Split": _function(_split),
     "Squeeze": lambda name: lambda x, axis=None: tf.squeeze(x, axis=_axes(axis)),
     "ExpandDims": lambda name: lambda x, axis: tf.expand_dims(x, axis),
-    "GetItem": lambda name: lambda x, key: x[key],
+    "GetItem": _function(_getitem),
     "Pad": _function(_pad),
     "Flip": lambda name: lambda x, axis: tf.reverse(x, np.ravel(axis).tolist()),
     "Roll": lambda name: lambda x, shift, axis: tf.roll(x, shift, axis),

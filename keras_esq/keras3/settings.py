@@ -125,6 +125,8 @@ class Translator:
             )
         source = _resolve(self.source, f"{room}.{name}")
         accepted = accepted_settings(target) | (_LAYER_SETTINGS if room == "layers" else frozenset())
+        if issubclass(target, keras.layers.RNN):
+            accepted |= {"zero_output_for_mask"}  # which it takes out of its **kwargs; Bidirectional sets it
         settings = {}
         for key, value in config.items():
             new_key = rule.rename.get(key, key)
@@ -190,7 +192,14 @@ class Translator:
                 f"Expected only classes of {self.here} itself. Received {owner}, whose {key} is a {name} of your own. "
                 f"{self.advice(name)}"
             )
-        return self.make(module.partition(".")[2], name, data["config"])
+        room = module.partition(".")[2]
+        if not room:  # keras.Sequential, keras.Model
+            raise ValueError(
+                f"Expected models that are called in the model themselves. Received {owner}, whose {key} is a model, "
+                f"{data['config'].get('name')!r}. Put its layers there one by one. Or else: "
+                f"{self.advice(owner.split()[0])}"
+            )
+        return self.make(room, name, data["config"])
 
 
 def accepted_settings(cls: type) -> frozenset[str]:

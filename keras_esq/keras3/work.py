@@ -64,10 +64,14 @@ class Work:
     def finish(self) -> None:
         """Copy flags and weights."""
         for source, made in self.pairs:
-            made.trainable = source.trainable
+            made.trainable = self.is_trainable(source)
         for source, made in self.pairs:
             if not self._is_model(source) and id(source) not in self.special_made:
                 copy_weights(source, made, self.translator.there, named=id(source) not in self.custom)
+
+    def is_trainable(self, source: Any) -> bool:
+        """The flag of the counterpart of a layer or model."""
+        return bool(source.trainable)
 
     def operation(self, operation: Any) -> Callable[..., Any] | None:
         """The counterpart of what is called but has no entry among the layers; None if there is none."""
