@@ -252,7 +252,7 @@ def written_constant(model):
 def other_operator(model):
     reshape = next(o for o in model.subgraphs[0].operators if op_name(model, o) == "RESHAPE")
     code = model.operatorCodes[reshape.opcodeIndex]
-    code.builtinCode = code.deprecatedBuiltinCode = 47  # EXP
+    code.builtinCode = code.deprecatedBuiltinCode = 101  # ABS, as TFLM has no EXP of int8
 
 
 PLANTED = [

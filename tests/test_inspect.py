@@ -2,10 +2,13 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from keras_esq._keras import keras
 from keras_esq.conversion import convert, inspect
+from keras_esq.conversion.lowering import lower
 from keras_esq.quantize import quantize_model
+from keras_esq.runtime import Flatbuffer, available_runtimes
 
 L = keras.layers
 X = np.random.default_rng(0).random((16, 8, 8, 3), np.float32)
@@ -115,3 +118,59 @@ def test_missing_file_and_folder(tmp_path):
         inspect(tmp_path / "none")
     with pytest.raises(IsADirectoryError, match="folder"):
         inspect(tmp_path)
+
+
+SCALES = np.random.default_rng(1).uniform(0.5, 1.5, (1, 3, 1, 2)).astype(np.float32)
+IMAGE, SEQUENCE, CUBES = (6, 6, 4), (5, 6), (2, 3, 4, 2)
+# Input, layer, what the table names for runtimes that can't run its float and its int8 file.
+LACKING = [
+    (IMAGE, lambda: L.ELU(), {"tflite-runtime-ref": "no operator ELU"}, ...),
+    ((4, 6, 6, 3), lambda: L.Conv3D(2, 2), {"tflm": "no operator CONV_3D"}, ...),
+    (IMAGE, lambda: L.Activation("gelu"), {"tflm": "no operator GELU"}, ...),
+    (IMAGE, lambda: L.Lambda(tf.exp), {}, {"tflm": "EXP takes no int8"}),
+    (
+        *(IMAGE, lambda: L.Lambda(lambda x: tf.math.log(x + 1.0)), {}),
+        {"tflm": "LOG takes no int8", "tflite-runtime": "LOG of version 2", "tflite-runtime-ref": "LOG of version 2"},
+    ),
+    (
+        *(IMAGE, lambda: L.Lambda(lambda x: x / (x + 2.0)), {}),
+        {"tflite-runtime": "DIV takes no int8", "tflite-runtime-ref": "DIV takes no int8"},
+    ),
+    (IMAGE, lambda: L.Lambda(lambda x: tf.reduce_sum(x, [1, 2])), {}, {"tflite-runtime-ref": "SUM of int8 is wrong"}),
+    (SEQUENCE, lambda: L.Dense(3), {}, {"tflite-runtime-ref": "FULLY_CONNECTED of int8 is wrong"}),
+    (IMAGE, lambda: L.GroupNormalization(2), {"tflite-runtime-ref": "MUL of shapes"}, {"tflite-runtime-ref": "SUM"}),
+    (CUBES, lambda: L.BatchNormalization(), {"tflite-runtime-ref": "MUL of shapes"}, ...),
+    (
+        *(CUBES, lambda: L.Lambda(lambda x: x * SCALES), {"tflite-runtime-ref": "ends its process"}),
+        {"tflite-runtime-ref": "ends its process", "tflite-runtime": r"MUL of shapes .* ends its process"},
+    ),
+    # The batch itself makes the difference.
+    (
+        *(CUBES, lambda: L.Lambda(lambda x: x * SCALES[:, :, :1]), {"tflite-runtime-ref": "ends its process"}),
+        {"tflite-runtime-ref": "ends its process", "tflite-runtime": "ends its process"},
+    ),
+    (CUBES, lambda: L.Cropping3D(((0, 1), (1, 1), (1, 0))), {"tflm": "STRIDED_SLICE takes 4 axes"}, ...),
+]
+
+
+@pytest.mark.parametrize("case", LACKING, ids=lambda case: str(case[2] or case[3]))
+def test_the_table_tells_the_truth_about_kernels(case, tmp_path):
+    """What it says runs computes what the plain kernels of TF do, and what it says does not is refused when opened."""
+    shape, layer, lacking_float, lacking_int8 = case
+    x = np.random.default_rng(0).random((6, *shape), np.float32)
+    inputs = keras.Input(shape)
+    network = keras.Model(inputs, layer()(inputs))
+    for calibration, lacking in ((None, lacking_float), (x, lacking_float if lacking_int8 is ... else lacking_int8)):
+        content = lower(network, calibration)
+        (tmp_path / "x.tflite").write_bytes(content)
+        refusals = inspect(tmp_path / "x.tflite").refusals
+        assert {runtime for runtime, why in refusals.items() if why} == set(lacking)
+        reference = Flatbuffer.from_bytes(content, "tf-builtin").predict(x)
+        atol = (1e-5 if calibration is None else 0.05) * np.abs(reference).max()
+        for runtime in available_runtimes():
+            if runtime in lacking:
+                with pytest.raises(RuntimeError, match=f"can run.*{lacking[runtime]}"):
+                    Flatbuffer.from_bytes(content, runtime, verify=False)
+            else:
+                outputs = Flatbuffer.from_bytes(content, runtime, verify=False).predict(x)
+                np.testing.assert_allclose(outputs, reference, atol=atol)

@@ -16,7 +16,7 @@ from keras_esq.conversion.kernels import CHANNEL_AXIS, KERNELS
 from keras_esq.runtime import RUNTIMES
 from keras_esq.runtime.flatbuffer_format import TYPE_BITS, constant_bytes, items, op_name, parse, read, text, type_name
 from keras_esq.runtime.metadata import read_metadata, verify_seal
-from keras_esq.runtime.support import DECODE, refusal
+from keras_esq.runtime.support import DECODE, lack, refusal
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ def inspect(path: str | os.PathLike[str], *, verify: bool = True) -> FlatbufferS
     if verify:
         verify_seal(content, model, name)
     ops = tuple(op_name(model, operator) for subgraph in model.subgraphs for operator in subgraph.operators or [])
-    refusals = {runtime: refusal(model, runtime) for runtime in RUNTIMES}
+    refusals = {runtime: refusal(model, runtime) or lack(model, runtime) for runtime in RUNTIMES}
     return FlatbufferSummary(Path(path), tuple(_rows(model)), ops, len(content), read_metadata(model, name), refusals)
 
 

@@ -17,7 +17,7 @@ from keras_esq.runtime.micro import smallest_arena
 from keras_esq.runtime.micro_check import check_micro
 from keras_esq.runtime.micro_profile import ArenaReport, MicroProfile, arena_report, profile
 from keras_esq.runtime.port import Port
-from keras_esq.runtime.support import refusal
+from keras_esq.runtime.support import lack, refusal
 
 
 class Flatbuffer:
@@ -94,9 +94,9 @@ class Flatbuffer:
         model = parse(content, name)
         sealed = verify and verify_seal(content, model, name)
         if runtime == "auto":
-            able = [r for r in AUTO if r in available_runtimes() and refusal(model, r) is None]
+            able = [r for r in AUTO if r in available_runtimes() and not (refusal(model, r) or lack(model, r))]
             self.runtime = able[0] if able else self.runtime
-        if why := refusal(model, self.runtime):
+        if why := refusal(model, self.runtime) or lack(model, self.runtime):
             raise RuntimeError(f"Expected a file that runtime {self.runtime!r} can run. Received {name}: {why}.")
         if self.runtime == "tflm" and verify and not sealed:
             try:
@@ -248,7 +248,8 @@ class Flatbuffer:
         """
         if isinstance(repeats, bool) or not isinstance(repeats, int | np.integer) or repeats < 1:
             raise ValueError(f"Expected repeats to be a whole number of at least 1. Received: {repeats!r}.")
-        if why := refusal(parse(self._content), "tflm"):
+        model = parse(self._content)
+        if why := refusal(model, "tflm") or lack(model, "tflm"):
             raise RuntimeError(f"Expected a file that runtime 'tflm' can run. Received: {why}.")
         return profile(self._content, repeats)
 
