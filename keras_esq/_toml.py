@@ -50,7 +50,12 @@ def _is_tables(value: Any) -> bool:
 
 def _key(key: str) -> str:
     bare = key and all(c.isascii() and (c.isalnum() or c in "-_") for c in key)
-    return key if bare else json.dumps(key)
+    return key if bare else _text(key)
+
+
+def _text(value: str) -> str:
+    # TOML's basic strings have JSON's escapes, but no pairs of surrogates, and DEL not as it is.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _value(value: Any) -> str:
@@ -59,7 +64,7 @@ def _value(value: Any) -> str:
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_value, value))}]"
     if isinstance(value, str):
-        return json.dumps(value)  # TOML's basic strings have JSON's escapes
+        return _text(value)
     if isinstance(value, bool):
         return str(value).lower()
     return repr(value)

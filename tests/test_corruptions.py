@@ -12,7 +12,7 @@ import keras_esq as esq
 from keras_esq import cli
 from keras_esq._keras import keras
 from keras_esq.evaluation import CORRUPTIONS, RobustnessReport, attack_set, corrupt, evaluate_robustness
-from keras_esq.evaluation.corruptions import corruption_parameters
+from keras_esq.evaluation.corruptions import corruption_parameters, pixelate
 
 layers = keras.layers
 PIXELS = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
@@ -99,6 +99,17 @@ def test_motion_blur_of_a_point_is_half_a_bell():
     assert level.max() == pytest.approx(sigma * np.sqrt(2 / np.pi), rel=0.35)
     down = trail.sum(axis=2) @ columns
     assert down.min() < -0.5 < 0.5 < down.max()
+
+
+@pytest.mark.parametrize("size", [(7, 9), (33, 31), (230, 225)])
+@pytest.mark.parametrize("share", [0.95, 0.9, 0.85, 0.75, 0.65, 0.6, 0.5, 0.4, 0.3, 0.25])
+def test_pixelate_is_pillows_box_at_odd_sizes(size, share):
+    """Where centres of pixels lie on the edges of boxes."""
+    x = np.random.default_rng(0).random(size).astype(np.float32)
+    less, box = tuple(int(side * share) for side in size[::-1]), Image.Resampling.BOX
+    expected = np.asarray(Image.fromarray(x).resize(less, box).resize(size[::-1], box))
+    pixelated = pixelate(x[None, :, :, None].astype(np.float64), share, None)
+    np.testing.assert_allclose(pixelated[0, :, :, 0], expected, atol=1e-5)
 
 
 def test_pixelate_is_pillows_box():

@@ -672,6 +672,31 @@ def test_from_folder_resizes(tmp_path):
         data.from_folder(tmp_path)
 
 
+MODES = {"png": ("RGB", "L", "P", "1", "RGBA", "LA"), "jpg": ("RGB", "L", "CMYK"), "bmp": ("RGB", "L", "P", "RGBA")}
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(("kind", "mode"), [*((k, m) for k in MODES for m in MODES[k]), ("gif", "P"), ("gif", "L")])
+def test_from_folder_reads_what_pillow_writes(kind, mode, channels, tmp_path):
+    pillow = pytest.importorskip("PIL.Image")
+    colours = pillow.fromarray(np.random.default_rng(0).integers(0, 256, (8, 10, 3), np.uint8))
+    for i in range(8):
+        path = tmp_path / "ab"[i % 2] / f"{i}.{kind}"
+        path.parent.mkdir(exist_ok=True)
+        colours.convert(mode).save(path)
+    images = data.from_folder(tmp_path, channels=channels).x_train
+    with pillow.open(path) as image:
+        expected = np.asarray(image.convert("RGB" if channels == 3 else "L"), np.float32).reshape(8, 10, channels)
+    # Libraries round JPEG's colours and shares of grey differently.
+    np.testing.assert_allclose(images[0] * 255, expected, atol=3.5 if kind == "jpg" else 1.1)
+
+
+def compressed(folder):
+    write_folder(folder, {"a": 5, "b": 5})
+    header = b"BM" + struct.pack("<IHHI", 1078, 0, 0, 1078) + struct.pack("<IiiHHI", 40, 4, 4, 1, 8, 1) + bytes(20)
+    (folder / "a/004.bmp").write_bytes(header + bytes(1024 + 16))
+
+
 def broken(folder):
     write_folder(folder, {"a": 5, "b": 5})
     (folder / "b/000.png").write_bytes(b"no image")
@@ -686,6 +711,7 @@ def broken(folder):
         (lambda f: write_folder(f, {"a": 5, "b": 2}), {}, ValueError, "at least 3 images.*b'"),
         (lambda f: write_folder(f, {"a": 5, "b": 1}), {}, ValueError, "at least 3 images.*b'"),
         (broken, {}, ValueError, r"b/000\.png.*Remove or replace"),
+        (compressed, {}, ValueError, r"a/004\.bmp.*compressed.*PNG"),
         (lambda f: f.rmdir(), {}, FileNotFoundError, "does not exist"),
         (lambda f: [f.rmdir(), f.write_text("")], {}, FileNotFoundError, "is a file"),
         (lambda f: None, {"channels": 4}, ValueError, "channels"),

@@ -325,6 +325,13 @@ def test_presets_are_whole(preset, dataset, model):
         assert {"NF", "AF", "NVB", "AVB", "AEB", "AAB"} <= names
 
 
+def test_any_text_goes_to_toml_and_back():
+    tables = {
+        text: {text: text, "list": [text]} for text in ("\U0001f600", "a\x7fb", "\u00fc", 'a\n"\\\t\x00', "#", "")
+    }
+    assert _toml.loads(_toml.dumps(tables)) == tables
+
+
 @pytest.mark.parametrize("on", ["test", "validation"])
 def test_images_of_an_evaluation(on, tmp_path):
     config = experiment.config_from(changed(TINY, evaluation__on=on, evaluation__images=5))

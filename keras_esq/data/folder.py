@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from keras_esq.data.dataset import VALIDATION_SHARE, Dataset
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif")
 _TEST_SHARE = 0.2
 _SEED = 2020
+
+_BMP, _BMP_HEADER = b"BM", 54
 
 # Image files and their class ids.
 Items = list[tuple[Path, int]]
@@ -154,12 +157,43 @@ def _read_image(file: Path, channels: int) -> np.ndarray:
 
     content = file.read_bytes()
     try:
-        return tf.io.decode_image(content, channels=channels, expand_animations=False).numpy()
+        if content.startswith(_BMP):
+            colours = _palette(content, file)
+            image = tf.io.decode_bmp(content, channels=3 if colours is None else 0)
+            image = image if colours is None else tf.gather(colours, tf.cast(image[..., 0], tf.int32))
+        else:
+            image = _decoded(content, channels)
     except tf.errors.InvalidArgumentError as error:
+        reason = error.message.splitlines()[0].split("}} ")[-1]  # without the name of the function
         raise ValueError(
-            f"Expected an image in {str(file)!r}. It can't be decoded: {error.message.splitlines()[0]} "
-            "Remove or replace it."
+            f"Expected an image in {str(file)!r}. It can't be decoded: {reason} Remove or replace it."
         ) from error
+    return (tf.image.rgb_to_grayscale(image) if image.shape[-1] > channels else image).numpy()
+
+
+def _decoded(content: bytes, channels: int) -> Any:
+    import tensorflow as tf
+
+    try:
+        return tf.io.decode_image(content, channels=channels, expand_animations=False)
+    except tf.errors.InvalidArgumentError:
+        if channels == 3:
+            raise
+        # Of GIF, and of JPEG in CMYK, TensorFlow makes no grey.
+        return tf.io.decode_image(content, channels=3, expand_animations=False)
+
+
+def _palette(content: bytes, file: Path) -> np.ndarray | None:
+    """The colours (256, 3) of a BMP of 8 bits a pixel, which TensorFlow takes for grey values; None for other BMPs."""
+    if len(content) < _BMP_HEADER or content[28] != 8:
+        return None
+    (header,), (compression,), (count,) = (struct.unpack_from("<I", content, place) for place in (14, 30, 46))
+    stored = np.frombuffer(content, np.uint8)[14 + header :][: 4 * (count or 256)]
+    if compression or len(stored) % 4 or len(stored) > 4 * 256:
+        raise ValueError(f"Expected an image in {str(file)!r}. Received a compressed or damaged BMP. Save it as PNG.")
+    colours = np.zeros((256, 3), np.uint8)
+    colours[: len(stored) // 4] = stored.reshape(-1, 4)[:, 2::-1]  # blue, green, red, nothing
+    return colours
 
 
 def _resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -117,12 +117,15 @@ def _filter(x: np.ndarray, kernel: np.ndarray, border: Any) -> np.ndarray:
 def _box(count: int, size: int) -> np.ndarray:
     """Weights (count, size) of the box filter that resamples `size` pixels to `count`.
 
-    A pixel belongs to the box that its centre is in, as in Pillow, which the paper used.
+    A pixel belongs to the box that its centre is in. Centres on an edge, which odd sizes have, go where Pillow, which
+    the paper used, puts them, rounding errors included.
     """
     scale = size / count
-    centres = (np.arange(count)[:, None] + 0.5) * scale
-    distance = (np.arange(size)[None, :] + 0.5 - centres) / max(scale, 1.0)
-    inside = (distance >= -0.5) & (distance < 0.5)
+    width = max(scale, 1.0)
+    centres, pixels = (np.arange(count)[:, None] + 0.5) * scale, np.arange(size)[None, :]
+    first, last = (np.floor(centres + side * 0.5 * width + 0.5) for side in (-1, 1))
+    distance = (pixels - centres + 0.5) * (1.0 / width)
+    inside = (distance > -0.5) & (distance <= 0.5) & (pixels >= first) & (pixels < last)
     return inside / inside.sum(axis=1, keepdims=True)
 
 
