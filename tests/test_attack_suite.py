@@ -148,6 +148,24 @@ def test_a_network_that_returns_nan_is_an_error(digits, name):
         TABLE[name][0](broken, digits.x_test[:3], digits.y_test[:3])
 
 
+@pytest.mark.parametrize(
+    "name", [name for name, (attack, _) in TABLE.items() if isinstance(attack, WhiteBoxAttack | AutoAttack)]
+)
+def test_a_gradient_of_nan_is_an_error(model, right, name):
+    """Of a length of 0. The true class is the one that NaN as scores would be taken for."""
+
+    def and_nothing(x):
+        return x + tf.sqrt(tf.square(x - tf.stop_gradient(x)))
+
+    rooted = keras.Sequential([layers.Input((8, 8, 1)), layers.Lambda(and_nothing), model])
+    zeros = right[1] == 0
+    attack, _ = TABLE[name]
+    several = dataclasses.replace(attack, restarts=2) if isinstance(attack, PGD) else attack
+    for one in (attack, several):
+        with pytest.raises(ValueError, match="NaN"):
+            one(rooted, right[0][zeros][:3], right[1][zeros][:3])
+
+
 @pytest.mark.parametrize("name", [name for name, (attack, _) in TABLE.items() if isinstance(attack, WhiteBoxAttack)])
 def test_a_network_without_gradients_is_an_error(model, right, name):
     rounding = keras.Sequential([layers.Input((8, 8, 1)), layers.Lambda(lambda x: tf.round(15 * x) / 15), model])

@@ -15,6 +15,29 @@ def policy(request):
     keras.mixed_precision.set_global_policy("float32")
 
 
+@pytest.mark.parametrize("attack", [esq.attacks.FGSM, esq.attacks.PGD, esq.attacks.APGD, esq.attacks.DDN])
+@pytest.mark.parametrize("policy", ["mixed_float16"], indirect=True)
+def test_confident_networks_are_attacked_as_in_float32(policy, attack):
+    """Where classes lead by 20 to 40 the gradient of the cross-entropy is below float16's smallest number."""
+    settings = {"steps": 10} if attack is not esq.attacks.FGSM else {}
+    if attack is esq.attacks.PGD:
+        settings["step_size"] = 0.1
+    weights = np.random.default_rng(0).normal(size=(16, 3))
+    x = np.random.default_rng(1).random((200, 16)).astype(np.float32)
+    networks = [
+        keras.Sequential([keras.Input((16,)), keras.layers.Dense(3, use_bias=False, dtype=dtype)])
+        for dtype in (policy, "float32")
+    ]
+    for network in networks:
+        network.set_weights([20 * weights])
+    scores = np.sort(x @ (20 * weights), axis=1)
+    x = x[(scores[:, -1] - scores[:, -2] > 20) & (scores[:, -1] - scores[:, -2] < 40)]
+    y = (x @ weights).argmax(axis=1)
+    half, single = (attack(eps=0.5, seed=1, **settings).run(network, x, y).success.mean() for network in networks)
+    assert single > 0.5
+    assert half > single - 0.1
+
+
 @pytest.mark.parametrize("activation_bits", [None, 8])
 def test_mixed_precision(policy, activation_bits, tmp_path):
     digits = esq.data.load("digits")

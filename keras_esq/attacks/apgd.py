@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import tensorflow as tf
 
 from keras_esq._checks import check_count, check_fraction
-from keras_esq.attacks.gradient import GradientAttack, value_and_gradient
+from keras_esq.attacks.gradient import GradientAttack, value_and_gradient, with_even_gradients
 from keras_esq.attacks.logits import LogitsFn
 from keras_esq.attacks.losses import margin
 from keras_esq.attacks.survivors import (
@@ -115,6 +115,8 @@ class APGD(GradientAttack):
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """One run: x_adv (n, ...), its loss (n,) (infinite where fooled), and where it is fooled (n,)."""
         lengths = tf.constant(windows(self.steps))
+        if self.gradient_samples == 1:  # a mean of several goes by their lengths too
+            model_fn = with_even_gradients(model_fn)
 
         def evaluate(x_adv: tf.Tensor, labels: tf.Tensor, target: tf.Tensor) -> tuple[tf.Tensor, ...]:
             loss, logits, gradient = value_and_gradient(
@@ -141,7 +143,7 @@ class APGD(GradientAttack):
             moved = project(x, box, x_adv + share * (moved - x_adv) + (1.0 - share) * (x_adv - before))
             new_loss, gradient, fooled = evaluate(moved, labels, target)
             x_best, loss_best, gradient_best, x_fooled, is_fooled = best
-            better = new_loss > loss_best
+            better = (new_loss > loss_best) | tf.math.is_nan(new_loss)  # NaN is kept, so that it is seen
             best = (
                 where_image(better, moved, x_best),
                 tf.where(better, new_loss, loss_best),
@@ -178,7 +180,10 @@ class APGD(GradientAttack):
             now = (where_image(halve, x_best, x_adv), before, loss, where_image(halve, gradient_best, gradient))
             images = where_image(is_fooled, x_fooled, x_best)
             # An infinite loss is no reason to prefer an image that fools nobody.
-            rank = tf.where(is_fooled, float("inf"), tf.minimum(loss_best, loss_best.dtype.max))
+            finite = tf.where(
+                tf.math.is_nan(loss_best), loss_best.dtype.max, tf.minimum(loss_best, loss_best.dtype.max)
+            )
+            rank = tf.where(is_fooled, float("inf"), finite)
             result = (
                 tf.tensor_scatter_nd_update(result[0], alive[:, None], images),
                 tf.tensor_scatter_nd_update(result[1], alive[:, None], rank),

@@ -11,7 +11,7 @@ from keras_esq.attacks.gradient import value_and_gradient
 from keras_esq.attacks.logits import LogitsFn
 from keras_esq.attacks.losses import margin
 from keras_esq.attacks.minimal import MinimalAttack
-from keras_esq.attacks.survivors import compact, flat_norm, open_batch, where_image
+from keras_esq.attacks.survivors import compact, flat_norm, open_batch, where_image, with_nan
 
 # Adam's, as in the paper's code.
 _BETA_1, _BETA_2, _TINY = 0.9, 0.999, 1e-8
@@ -133,7 +133,8 @@ class CarliniWagner(MinimalAttack):
             number, _, fixed, moving = tf.while_loop(
                 lambda number, end, *_: number < end, step, (number, end, fixed, moving), parallel_iterations=1
             )
-            *_, loss, best, nearest = moving
+            w, *_, loss, best, nearest = moving
+            best, nearest = with_nan(w, best, nearest)
             result = (
                 tf.tensor_scatter_nd_update(result[0], alive[:, None], best),
                 tf.tensor_scatter_nd_update(result[1], alive[:, None], nearest),

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import tensorflow as tf
 
 from keras_esq._checks import check_count, check_fraction, check_positive
-from keras_esq.attacks.gradient import value_and_gradient
+from keras_esq.attacks.gradient import value_and_gradient, with_even_gradients
 from keras_esq.attacks.logits import LogitsFn
 from keras_esq.attacks.losses import cross_entropy
 from keras_esq.attacks.minimal import MinimalAttack
 from keras_esq.attacks.norms import unit
-from keras_esq.attacks.survivors import flat_norm, per_image, where_image
+from keras_esq.attacks.survivors import flat_norm, per_image, where_image, with_nan
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -51,6 +51,7 @@ class DDN(MinimalAttack):
     def search(self, model_fn: LogitsFn, x: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """See `MinimalAttack.search`."""
         low, high = self.bounds
+        model_fn = with_even_gradients(model_fn)
         first_step = self.span() if self.step_size is None else self.step_size
         init_eps = self.span() if self.init_eps is None else self.init_eps
         sign = -1.0 if self.targeted else 1.0
@@ -68,7 +69,7 @@ class DDN(MinimalAttack):
             better = fooled & (distance < nearest)
             best, nearest = where_image(better, x_adv, best), tf.where(better, distance, nearest)
             # Where the gradient vanishes any direction is as good; standing still would be the worst.
-            usable = flat_norm(gradient, "linf") > 0
+            usable = tf.not_equal(flat_norm(gradient, "linf"), 0.0)
             gradient = tf.cond(
                 tf.reduce_all(usable),
                 lambda: gradient,
@@ -82,13 +83,14 @@ class DDN(MinimalAttack):
             return number + 1, x_adv, length, best, nearest
 
         lengths = tf.fill(tf.shape(labels), init_eps)
-        return tf.while_loop(
+        _, x_adv, _, best, nearest = tf.while_loop(
             lambda number, *_: number < self.steps,
             body,
             (tf.constant(0), x, tf.cast(lengths, tf.float32), x, tf.fill(tf.shape(labels), float("inf"))),
             maximum_iterations=self.steps,
             parallel_iterations=1,
-        )[3]
+        )
+        return with_nan(x_adv, best, nearest)[0]
 
 
 def _noise(x: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:

@@ -12,7 +12,14 @@ from keras_esq.attacks.hyperplane import to_hyperplane
 from keras_esq.attacks.logits import LogitsFn
 from keras_esq.attacks.minimal import MinimalAttack
 from keras_esq.attacks.norms import Norm, get_norm
-from keras_esq.attacks.survivors import attack_survivors, flat_norm, per_image, ranked_classes, where_image
+from keras_esq.attacks.survivors import (
+    attack_survivors,
+    flat_norm,
+    per_image,
+    ranked_classes,
+    where_image,
+    with_nan,
+)
 
 # Radius of the random start, and half of it used, where no eps and no image found says how far to look: the published
 # code's. L-inf as a share of the range, L2 of it too.
@@ -127,14 +134,14 @@ class FAB(MinimalAttack):
 
         # A sample that is wrong as it is needs no perturbation.
         _, best, nearest = judge(x, x, tf.fill(shape[:1], float("inf")))
-        _, _, best, nearest = tf.while_loop(
+        _, *found = tf.while_loop(
             lambda number, x_adv, best, nearest: (number < self.steps) & tf.reduce_any(nearest > 0),
             body,
             (tf.constant(0), start, best, nearest),
             maximum_iterations=self.steps,
             parallel_iterations=1,
         )
-        return best, nearest
+        return with_nan(*found)
 
     def _boundary(
         self, model_fn: LogitsFn, x_adv: tf.Tensor, labels: tf.Tensor, target: tf.Tensor | None
@@ -162,6 +169,7 @@ class FAB(MinimalAttack):
         # The norm dual to that of the perturbation.
         dual = tf.norm(flat, ord=1 if self.norm == "linf" else 2, axis=2)
         away = tf.abs(leads) / (dual + 1e-12)
+        away = tf.where(tf.math.is_nan(away), -1.0, away)  # argmin would pass over it
         own = tf.one_hot(labels, leads.shape[-1], on_value=True, off_value=False, dtype=tf.bool)
         nearest = tf.argmin(tf.where(own, float("inf"), away), axis=1, output_type=tf.int32)
         return _pick(leads, nearest), tf.gather(gradients, nearest, axis=1, batch_dims=1)

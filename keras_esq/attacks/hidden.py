@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_esq._keras import keras
-from keras_esq.attacks.logits import has_bare_unit, logits_fn
+from keras_esq.attacks.logits import has_bare_unit, head_kind, logits_fn
 
 HIDDEN_SOFTMAX = (
     "Expected logits, or a softmax or sigmoid as the model's last operation. Received outputs that are probabilities, "
@@ -31,6 +31,21 @@ def looks_like_probabilities(logits: tf.Tensor) -> tf.Tensor:
     """True if all rows of what should be logits (n, k) are >= 0 and sum to 1, to float rounding: real ones never do."""
     sums_to_one = tf.abs(tf.reduce_sum(logits, axis=1) - 1.0) < 1e-5
     return tf.reduce_all(logits >= 0) & tf.reduce_all(sums_to_one)
+
+
+def checked_logits(outputs: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """`logits`, with a check in the graph that they are not probabilities; for training, where nobody looks at scores.
+
+    Args:
+        outputs: the model's output (n, k), traced in a tf.function.
+        logits: `logits_of(outputs)`.
+    """
+    if logits.shape[-1] == 1 or head_kind(outputs) != "logits":
+        return logits
+    several = tf.shape(logits)[0] > 1  # one image's logits may sum to 1 by chance, and a replica may get none
+    check = tf.debugging.Assert(~(several & looks_like_probabilities(logits)), [HIDDEN_SOFTMAX])
+    with tf.control_dependencies([op for op in [check] if op is not None]):
+        return tf.identity(logits)
 
 
 def check_unit(model: Any, x: np.ndarray, logits: np.ndarray) -> None:

@@ -62,6 +62,7 @@ class PGD(IterativeAttack):
             logits = model_fn(x_adv)
             fooled, loss = self.fooled(labels, logits), self.objective(labels, logits)
             better = (fooled & ~best_fooled) | (tf.equal(fooled, best_fooled) & (loss > best_loss))
+            better |= tf.math.is_nan(loss)  # kept, so that it is seen
             image_mask = tf.reshape(better, [-1] + [1] * (len(x.shape) - 1))
             return (
                 run + 1,

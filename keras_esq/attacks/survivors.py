@@ -72,6 +72,15 @@ def ranked_classes(labels: tf.Tensor, logits: tf.Tensor, count: int) -> tf.Tenso
     return tf.math.top_k(tf.where(own, logits.dtype.min, logits), k=count).indices
 
 
+def with_nan(x_adv: tf.Tensor, best: tf.Tensor, nearest: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """The best images (n, ...) and their distances (n,), but `x_adv`, as nearer than any, where a search ended in NaN.
+
+    A gradient of NaN ends it there. As nothing found it would pass for robustness.
+    """
+    lost = tf.reduce_any(tf.math.is_nan(x_adv), list(range(1, len(x_adv.shape))))
+    return where_image(lost, x_adv, best), tf.where(lost, -1.0, nearest)
+
+
 def flat_norm(x: tf.Tensor, norm: Any) -> tf.Tensor:
     """Length (n,) of each image (n, ...): norm "l1", "l2" or "linf"."""
     axes = list(range(1, len(x.shape)))
