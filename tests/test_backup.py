@@ -1,5 +1,6 @@
 """A training that was stopped goes on to the same weights, bit for bit."""
 
+import contextlib
 import functools
 import resource
 import signal
@@ -17,7 +18,7 @@ from keras_esq import cli
 from keras_esq._keras import keras
 from keras_esq.attacks import PGD
 from keras_esq.cli import train
-from keras_esq.training import OBJECTIVES, Backup
+from keras_esq.training import OBJECTIVES, Backup, WeightAverage
 
 N, EPOCHS = 100, 3
 
@@ -80,6 +81,29 @@ def test_stopped_trainings_go_on_to_the_same_weights(digits, uninterrupted, tmp_
         np.testing.assert_array_equal(one, other)
     if kind == "Backup":
         assert Backup(tmp_path).restore(make()) == EPOCHS
+
+
+def test_a_legacy_optimizer_goes_on(digits, tmp_path):
+    weights = []
+    for stops in ([99], [6, 99]):
+        for batch in stops:
+            model, backup = make(), Backup(tmp_path / str(len(stops)))
+            model.compile(keras.optimizers.legacy.SGD(0.05, momentum=0.9), "sparse_categorical_crossentropy")
+            with contextlib.suppress(KeyboardInterrupt):
+                fit(model, digits, backup, Stop(batch), epochs=2, initial_epoch=backup.restore(model))
+        weights.append(model.get_weights())
+    for one, other in zip(*weights, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_under_a_strategy(digits, tmp_path):
+    """What is restored are the strategy's variables; the averages of others it refuses."""
+    with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
+        model = make(objective="natural")
+        model.compile(keras.optimizers.SGD(0.05, momentum=0.9, use_ema=True), "sparse_categorical_crossentropy")
+    backup = Backup(tmp_path)
+    fit(model, digits, backup, WeightAverage(), epochs=1, initial_epoch=backup.restore(model))
+    assert backup.restore(model) == 1
 
 
 def test_order_of_arrays(digits):
@@ -184,6 +208,8 @@ def test_unusable_checkpoints(digits, tmp_path):
         file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(OSError, match="Delete the folder"):
         Backup(tmp_path).restore(make())
+    with pytest.raises(ValueError, match="another name"):
+        Backup(tmp_path / "run[1]")
     blocked = tmp_path / "file"
     blocked.touch()
     with pytest.raises(OSError, match="file"):

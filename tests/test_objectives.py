@@ -384,11 +384,16 @@ def test_wrong_arguments(make, error, words):
 
 
 @pytest.mark.parametrize(
-    ("attack", "words"),
-    [(esq.attacks.FGSM(), "random_start=True"), (Brighter(), "gradient attack")],
+    ("attack", "teacher", "words"),
+    [
+        (esq.attacks.FGSM(), None, "random_start=True"),
+        (Brighter(), None, "gradient attack"),
+        (esq.attacks.APGD(steps=10), net, "gradient attack"),
+    ],
 )
-def test_attacks_that_can_not_climb_a_divergence(images, attack, words):
-    model = compiled(net(), training.Trades(attack_loss="kl"), attack=attack)
+def test_attacks_that_can_not_climb_a_divergence(images, attack, teacher, words):
+    kind = training.RobustDistillation(teacher=teacher(), attack_loss="kl") if teacher else None
+    model = compiled(net(), kind or training.Trades(attack_loss="kl"), attack=attack)
     with pytest.raises(ValueError, match=words):
         model.fit(images, Y, verbose=0)
 

@@ -211,6 +211,19 @@ def test_pairing_loss_is_the_formula(images, distance, head):
     assert logs["accuracy"] == pytest.approx((clean[2].argmax(1) == Y).mean())
 
 
+def test_added_losses_are_those_of_the_paired_pass(images):
+    base, logged = plain_net(), []
+    for weight in (0.0, 0.5):
+        x = keras.Input((8, 8, 3))
+        h = base.get_layer("conv")(x)
+        network = keras.Model(x, base.get_layer("head")(base.get_layer("pool")(h)))
+        network.add_loss(weight * tf.reduce_mean(h**2))
+        model = compiled(network, attack=Shift(), pairing=esq.ActivationPairing({"conv": 0.1}))
+        logged.append(model.fit(images, Y, verbose=0).history["loss"][0])
+    h = base.get_layer("conv")(np.concatenate([images, np.clip(images + np.float32(0.05), 0, 1)])).numpy()
+    assert logged[1] - logged[0] == pytest.approx(0.5 * np.mean(h**2), rel=1e-3)
+
+
 def test_adversarial_loss_is_that_on_x_adv(images):
     images = images * 0.9
     net = plain_net()
@@ -322,17 +335,19 @@ def test_softmax_and_logits_train_alike(images, objective):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
-def test_one_sigmoid_unit_and_one_logit(images):
+@pytest.mark.parametrize("kind", [{"metrics": ["accuracy"]}, {"metrics": "acc"}, {"weighted_metrics": [["accuracy"]]}])
+def test_one_sigmoid_unit_and_one_logit(images, kind):
     y = np.arange(12) % 2
     results = []
     for head in (None, "sigmoid"):
         net = plain_net(head, units=1)
         model = esq.ErrorSilencedModel(net, attack=PGD, seed=1, validation_attack=PGD)
-        model.compile(keras.optimizers.SGD(0.1), "binary_crossentropy", metrics=["accuracy"])
+        model.compile(keras.optimizers.SGD(0.1), "binary_crossentropy", **kind)
         model.fit(images, y, epochs=3, shuffle=False, verbose=0)
         results.append(model.evaluate(images, y, verbose=0, return_dict=True))
+    results = [{name.replace("accuracy", "acc"): value for name, value in found.items()} for found in results]
     assert results[0] == pytest.approx(results[1], abs=1e-4)
-    assert results[0]["accuracy"] == pytest.approx(((net(images)[:, 0] > 0.5) == y).numpy().mean())
+    assert results[0]["acc"] == pytest.approx(((net(images)[:, 0] > 0.5) == y).numpy().mean())
 
 
 @pytest.mark.parametrize("head", [None, "softmax"])
@@ -407,6 +422,19 @@ def test_the_loss_behind_a_softmax_that_is_not_last(images):
         assert logs["loss"] + logs["val_loss"] == pytest.approx([expected] * 2, rel=1e-5)
 
 
+@pytest.mark.parametrize("objective", ["natural", "adversarial", "adversarial_pairing", "trades"])
+@pytest.mark.parametrize(("head", "units"), [("softmax", 3), ("sigmoid", 1)])
+def test_probabilities_that_pass_for_logits_are_refused(images, head, units, objective):
+    nets = [plain_net(head, units=units) for _ in range(2)]
+    x = keras.Input((8, 8, 3))
+    mixture = keras.Model(x, layers.Average()([net(x) for net in nets]))
+    loss = "sparse_categorical_crossentropy" if units > 1 else "binary_crossentropy"
+    model = esq.ErrorSilencedModel(mixture, attack=PGD if objective != "natural" else None, objective=objective)
+    model.compile("sgd", loss)
+    with pytest.raises(ValueError, match=f"{head} out of sight"):
+        model.fit(images, Y % max(units, 2), batch_size=6, verbose=0)
+
+
 class Subclassed(keras.Model):
     def __init__(self, head=None):
         super().__init__()
@@ -435,6 +463,21 @@ def test_subclassed_models_train(images, how):
     for x, y, words in ((images[..., 0], Y, "hape|ndim"), (images, Y + 1, "ids"), (images, np.eye(3)[Y], "one-hot")):
         with pytest.raises(ValueError, match=words):
             model.fit(x, y, verbose=0)
+
+
+@pytest.mark.parametrize("how", ["array", "build"])
+@pytest.mark.parametrize("suffix", [".keras", ""])
+def test_subclassed_models_come_back_from_a_file(images, tmp_path, how, suffix):
+    net = Subclassed("softmax")
+    net(images[:1]) if how == "array" else net.build((None, 8, 8, 3))
+    model = compiled(net, 0.1)
+    model.fit(images, Y, verbose=0)
+    model.save(tmp_path / f"model{suffix}")
+    loaded = esq.load_model(tmp_path / f"model{suffix}", custom_objects={"Subclassed": Subclassed})
+    np.testing.assert_array_equal(loaded.predict(images, verbose=0), model.predict(images, verbose=0))
+    expected = model.fit(images, Y, verbose=0).history
+    found = loaded.fit(images, Y, verbose=0).history
+    assert {name: pytest.approx(value) for name, value in expected.items()} == found
 
 
 def test_a_subclassed_model_that_was_never_called(images):
@@ -591,6 +634,31 @@ def test_smoothed_labels_of_one_unit(images, through):
     assert logged[1][1]["loss"] == pytest.approx(-np.mean(y * np.log(p) + (1 - y) * np.log(1 - p)), rel=1e-4)
 
 
+@pytest.mark.parametrize("known", ["rank", "nothing"])
+@pytest.mark.parametrize("one_hot", [False, True])
+@pytest.mark.parametrize("units", [1, 3])
+def test_batches_that_do_not_tell_their_shape(images, units, one_hot, known):
+    """Labels (n, 1) of Python generators, of which Keras knows the rank alone, are ids and not rows of one class."""
+    y = (Y % max(units, 2))[:, None]
+    if one_hot:
+        y = np.eye(units)[y[:, 0]] if units > 1 else 0.2 + 0.6 * y
+    if units == 1:
+        loss = "binary_crossentropy"
+    else:
+        loss = "categorical_crossentropy" if one_hot else "sparse_categorical_crossentropy"
+    model = esq.ErrorSilencedModel(plain_net(units=units), objective="adversarial", attack=PGD, seed=1)
+    model.compile(keras.optimizers.SGD(0.0), loss)
+    expected = model.fit(images, y, shuffle=False, verbose=0).history
+    model.random_state.assign([1, 0])
+    if known == "rank":
+        data = ((images, y) for _ in range(1))
+    else:
+        y = y if one_hot or units == 1 else y[:, 0]  # ids (n, 1) of no known rank are too much for Keras' loss
+        data = tf.data.Dataset.from_generator(lambda: iter([(images, y)]), output_types=(tf.float32, tf.float32))
+    found = model.fit(data, steps_per_epoch=1, verbose=0).history
+    assert {name: pytest.approx(value) for name, value in expected.items()} == found
+
+
 # Bad input.
 
 
@@ -600,7 +668,7 @@ def nan_images(x):
     return x
 
 
-@pytest.mark.parametrize("through", ["arrays", "dataset"])
+@pytest.mark.parametrize("through", ["arrays", "dataset", "generator"])
 @pytest.mark.parametrize(
     ("x", "y", "words"),
     [
@@ -609,7 +677,7 @@ def nan_images(x):
         (lambda x: x - 1, Y, "bounds"),
         (lambda x: x, Y + 1, "Received"),
         (lambda x: x, Y - 1, "Received"),
-        (lambda x: x, np.eye(3)[Y], "one-hot"),
+        (lambda x: x, np.eye(3)[Y], r"one-hot|shape \(n, 1\)"),
         (lambda x: x, Y + 0.5, "class ids"),
         (lambda x: x, np.where(Y == 1, np.nan, Y), "class ids"),
     ],
@@ -620,8 +688,9 @@ def test_bad_data_is_refused(images, x, y, words, through):
     if through == "dataset":
         data = (tf.data.Dataset.from_tensor_slices(data).batch(6),)
     for call in (model.fit, model.evaluate):
+        given = (iter([data]),) if through == "generator" else data
         with pytest.raises((ValueError, TypeError), match=words):
-            call(*data, verbose=0)
+            call(*given, verbose=0)
 
 
 @pytest.mark.parametrize("y", [np.linspace(0, 1.1, 12), np.where(Y == 1, np.nan, 0), Y * 1.0, Y - 1])
@@ -653,6 +722,12 @@ def own_loss(y, outputs, from_logits=False):
     return keras.losses.sparse_categorical_crossentropy(y, outputs, from_logits=from_logits)
 
 
+def recurrent():
+    x = keras.Input((8, 3))
+    output, _, _ = layers.LSTM(4, return_state=True, name="lstm")(x)
+    return keras.Model(x, layers.Dense(3)(output))
+
+
 def test_ids_where_one_hot_is_expected(images):
     model = esq.ErrorSilencedModel(tiny(), attack=PGD)
     model.compile("sgd", "categorical_crossentropy")
@@ -680,6 +755,7 @@ def test_ids_where_one_hot_is_expected(images):
         ),
         (lambda: esq.LogitPairing(-1.0), ValueError, "weight"),
         (lambda: esq.LogitPairing(0.1, "l3"), ValueError, "l2"),
+        (lambda: esq.ErrorSilencedModel(recurrent(), pairing=esq.ActivationPairing({"lstm": 1})), ValueError, "has 3"),
         (lambda: esq.ActivationPairing({}), TypeError, "at least one"),
         (lambda: esq.ActivationPairing({"conv": float("nan")}), ValueError, "weight"),
         (

@@ -50,6 +50,20 @@ def test_free_training_is_its_loop(images):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=2e-6)
 
 
+@pytest.mark.parametrize("scaled", [False, True])
+def test_free_training_with_a_legacy_optimizer(images, scaled):
+    weights = []
+    for make in (keras.optimizers.SGD, keras.optimizers.legacy.SGD):
+        model = compiled(net(), training.Free(replays=2), attack=PGD, seed=4)
+        optimizer = make(0.1, momentum=0.9, clipnorm=0.5)
+        optimizer = keras.mixed_precision.LossScaleOptimizer(optimizer) if scaled else optimizer
+        model.compile(optimizer, "sparse_categorical_crossentropy")
+        model.fit(images, Y, batch_size=5, verbose=0)
+        weights.append(model.network.get_weights())
+    for one, other in zip(*weights, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+
+
 def test_free_training_of_a_low_bit_network(digits, tmp_path):
     model = low_bit_training(training.Free(replays=3))
     history = fit(model, digits, 2)
@@ -208,6 +222,21 @@ def test_batchnorm_statistics_of_a_training_step(images, objective):
     assert int(model.optimizer.iterations) == iterations
 
 
+@pytest.mark.parametrize("kind", [layers.BatchNormalization, esq.L1BatchNormalization])
+def test_batchnorm_statistics_of_a_layer_that_is_used_twice(images, kind):
+    """The mean over its calls, to which a training comes with them, and not those of the last one."""
+    norm, x = kind(momentum=0.98), keras.Input((8, 8, 3))
+    y = norm(layers.Lambda(lambda x: 5 * x + 2)(norm(x)))
+    model = compiled(keras.Model(x, layers.Dense(3)(layers.Flatten()(y))), "adversarial", attack=PGD)
+    training.reestimate_batchnorm(model, images, y=Y)
+    found = [norm.moving_mean.numpy(), norm.moving_variance.numpy()]
+    assert norm.momentum == 0.98
+    assert "call" not in vars(norm)
+    model.fit(images, Y, epochs=400, verbose=0)
+    np.testing.assert_allclose(found[0], norm.moving_mean, rtol=0.03)
+    np.testing.assert_allclose(found[1], norm.moving_variance, rtol=0.05)
+
+
 class Watch(keras.callbacks.Callback):
     """The weights after each step."""
 
@@ -251,6 +280,17 @@ def test_weight_average(digits, tmp_path):
     averaged(digits, 1, tmp_path)
     resumed, _, _ = averaged(digits, 2, tmp_path)
     assert same(model, resumed)
+
+
+def test_weight_average_with_a_scaled_loss(images):
+    network = net()
+    model = compiled(network, "natural")
+    optimizer = keras.optimizers.SGD(0.1, use_ema=True, ema_momentum=0.5)
+    model.compile(keras.mixed_precision.LossScaleOptimizer(optimizer), "sparse_categorical_crossentropy")
+    watch, start = Watch(), [w.numpy() for w in network.trainable_weights]
+    model.fit(images, Y, validation_data=(images, Y), callbacks=[training.WeightAverage(images), watch], verbose=0)
+    for found, first, last in zip(network.trainable_weights, start, watch.steps[-1], strict=True):
+        np.testing.assert_allclose(found, (first + last) / 2, atol=1e-6)
 
 
 def test_the_best_epoch_of_an_average_is_the_average(digits, tmp_path):
@@ -351,6 +391,15 @@ def test_orthogonality_reaches_the_latent_weights(images, digits, tmp_path):
 
 
 # attack_dtype.
+
+
+def test_the_twin_normalizes_by_what_was_adapted(images):
+    normalization, x = layers.Normalization(), keras.Input((8, 8, 3))
+    normalization.adapt(3 * images + 5)
+    network = keras.Model(x, layers.Dense(3)(layers.Flatten()(normalization(x))))
+    twin = AttackTwin(network, "bfloat16").renewed()
+    np.testing.assert_allclose(twin(images), network(images), rtol=0.02, atol=0.05)
+    compiled(network, "adversarial", attack=PGD, attack_dtype="bfloat16").fit(images, Y, verbose=0)
 
 
 def with_everything():
@@ -474,6 +523,20 @@ def test_weight_perturbation_of_a_float_network_is_its_formula(images):
     assert max(np.abs(w - v).max() for w, v in zip(before, twin.get_weights(), strict=True)) > 0.01
     for one, other in zip(network.get_weights(), wanted, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=2e-6)
+
+
+def test_weight_perturbation_leaves_constraints_and_averages_alone(images):
+    """They are about the weights themselves, not about their neighbours."""
+    perturbation = training.WeightPerturbation(0.2)
+    network = keras.Sequential([keras.Input((8, 8, 3)), layers.Flatten(), layers.Dense(3, kernel_constraint="non_neg")])
+    model = compiled(network, "natural", 0.5, weight_perturbation=perturbation)
+    model.fit(images, Y, batch_size=4, verbose=0)
+    assert network.get_weights()[0].min() == 0
+    model.compile(keras.optimizers.SGD(0.0, use_ema=True, ema_momentum=0.5), "sparse_categorical_crossentropy")
+    before = network.get_weights()
+    model.fit(images, Y, batch_size=4, verbose=0)
+    for one, other in zip(network.get_weights(), before, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
 
 
 def test_weight_perturbation_moves_what_a_low_bit_network_multiplies_with():

@@ -116,9 +116,17 @@ class AttackTwin:
                     return _OfBatch(layer, name=name, dtype=policy)
                 if isinstance(layer, keras.layers.BatchNormalization) and len(layer.axis) == 1:
                     return _Affine(layer.axis[0], name=name, dtype=policy)
+                if isinstance(layer, keras.layers.Normalization):
+                    return clone_layer(layer, name)  # rounded statistics would be those of other images
                 return clone_layer(layer, name, dtype=policy)
 
-            self.model, self._pairs = plain_copy(checked, make_layer)
+            self.model, pairs = plain_copy(checked, make_layer)
+            for old, new in pairs:
+                if isinstance(new, keras.layers.Normalization):  # what `adapt` found stays
+                    new.set_weights(old.get_weights())
+                    new.finalize_state()  # it computes with copies of it
+                else:
+                    self._pairs.append((old, new))
         except (TypeError, ValueError) as error:
             raise ValueError(f"Expected a network that can be copied for {what}. {error} Or drop {what}.") from error
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import itertools
 from typing import Any
 
 import numpy as np
@@ -66,7 +68,7 @@ def reestimate_batchnorm(model: Any, x: Any, batch_size: int = 128, *, y: Any = 
     sums = [np.zeros(variable.shape, np.float64) for variable in statistics]
     try:
         for layer in layers:
-            layer.momentum = 0.0  # so that a pass leaves the statistics of its batch alone
+            _leave_means(layer)
         for start in range(0, len(images), batch_size):
             batch, its_labels = (part[start : start + batch_size] for part in (images, labels))
             run(tf.constant(batch), tf.constant(its_labels), tf.constant([_SEED, start]))
@@ -75,10 +77,32 @@ def reestimate_batchnorm(model: Any, x: Any, batch_size: int = 128, *, y: Any = 
     finally:
         for layer, momentum in zip(layers, momenta, strict=True):
             layer.momentum = momentum
+            vars(layer).pop("call", None)
         for weight, value in before:  # activation quantizers move in training mode too
             weight.assign(value)
     for variable, total in zip(statistics, sums, strict=True):
         variable.assign(total / len(images))
+
+
+def _leave_means(layer: Any) -> None:
+    """Make a pass, traced from now on, leave the statistics of its batch alone in a BatchNormalization.
+
+    Those of a layer that is used several times are the mean over its calls, as in a training: that is what a momentum
+    of i / (i + 1) in call i, counted from 0, makes of them.
+    """
+    call, calls = layer.call, itertools.count()
+    signature = inspect.signature(call)
+    layer.momentum = 0.0
+
+    @tf.autograph.experimental.do_not_convert
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        training = signature.bind(*args, **kwargs).arguments.get("training")
+        if not tf.is_tensor(training) and training:  # the passes of an attack move nothing
+            done = next(calls)
+            layer.momentum = done / (done + 1)
+        return call(*args, **kwargs)
+
+    vars(layer)["call"] = counted  # past Keras' tracking
 
 
 def _check_labels(model: Any, network: Any, y: Any, n: int) -> np.ndarray:
@@ -129,7 +153,7 @@ class WeightAverage(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Check that the optimizer keeps an average."""
-        optimizer = self.model.optimizer
+        optimizer = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)  # of a LossScaleOptimizer
         if not getattr(optimizer, "use_ema", False) or optimizer.ema_overwrite_frequency is not None:
             raise ValueError(
                 "Expected an optimizer that keeps an average and does not train on it, such as "

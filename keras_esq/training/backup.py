@@ -28,11 +28,17 @@ class Backup(keras.callbacks.Callback):
 
     Raises:
         OSError: if the folder can't be made.
+        ValueError: for a path with "[" or "\\", from which TensorFlow restores nothing.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         super().__init__()
         self.folder = Path(folder)
+        if set("[\\") & set(str(self.folder)):  # read as a pattern there
+            raise ValueError(
+                f"Expected a folder whose path has no '[' and no backslash, as TensorFlow finds no checkpoint there. "
+                f"Received {str(folder)!r}. Choose another name."
+            )
         self.folder.mkdir(parents=True, exist_ok=True)
         self._manager: Any = None
 
@@ -45,7 +51,9 @@ class Backup(keras.callbacks.Callback):
         """
         if model.optimizer is None:
             raise ValueError(f"Expected a compiled model. Received {model.name!r}. Call compile first.")
-        model.optimizer.build(model.trainable_variables)
+        if hasattr(model.optimizer, "build"):  # legacy ones restore their variables as they make them
+            with model.distribute_strategy.scope():
+                model.optimizer.build(model.trainable_variables)
         self._manager = self._made(model)
         signature = _signature(model)
         note = self.folder / _NOTE

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -11,8 +11,12 @@ import tensorflow as tf
 
 from keras_esq._checks import BOUNDS_TOLERANCE, check_images, check_labels
 from keras_esq._keras import keras
+from keras_esq.attacks.hidden import check_unit
+from keras_esq.attacks.logits import logits_fn
 
 _CHUNK = 4096
+# Images whose scores are looked at before a training.
+_LOOKED_AT = 16
 
 
 def label_kind(loss: Any) -> str | None:
@@ -27,13 +31,15 @@ def label_kind(loss: Any) -> str | None:
 
 def check_label_form(shape: Any, units: int, kind: str | None) -> None:
     """Raise ValueError if labels of `shape` are not in the form that the loss takes."""
+    if len(shape) == 2 and shape[-1] is None:
+        return  # of a generator: either form
     one_hot = len(shape) == 2 and shape[-1] != 1
     if kind == "ids" and one_hot:
         raise ValueError(
             f"Expected class ids of shape (n,) for the loss sparse_categorical_crossentropy. Received labels of shape "
             f"{tuple(shape)}, which look one-hot. Use loss='categorical_crossentropy', or y.argmax(axis=1)."
         )
-    if kind == "one-hot" and (not one_hot or shape[-1] not in (None, units)):
+    if kind == "one-hot" and (not one_hot or shape[-1] != units):
         raise ValueError(
             f"Expected one-hot labels of shape (n, {units}) for the loss categorical_crossentropy. Received labels of "
             f"shape {tuple(shape)}. Use loss='sparse_categorical_crossentropy' for class ids."
@@ -62,11 +68,29 @@ def check_arrays(x: Any, y: Any, bounds: Any, input_shape: Any, units: int, kind
         raise ValueError("Expected finite labels. Received NaN or infinity in y.")
 
 
-def check_batch(x: Any, y: Any, bounds: Any, units: int, kind: str | None) -> tuple[Any, Any]:
+def check_scores(network: Any, x: Any) -> None:
+    """Raise ValueError if the one unit of a network hides its sigmoid; a hidden softmax shows in each training step.
+
+    Args:
+        network: the trained one.
+        x: the images given to `fit`; of datasets and generators no image is drawn.
+    """
+    if isinstance(x, (np.ndarray, tf.Tensor)):
+        some = np.asarray(x[:_LOOKED_AT], np.float32)
+        check_unit(network, some, logits_fn(network)(tf.constant(some)).numpy())
+
+
+def check_batch(
+    x: Any, y: Any, bounds: Any, units: int, kind: str | None, input_shape: Callable[[], Any]
+) -> tuple[Any, Any]:
     """Float images and class ids (n,), int32, of a batch; the checks become part of the graph.
 
     Labels given as rows are taken by their largest entry, and those of a network with one unit by the nearest class, so
     that smoothed and mixed ones can be trained on.
+
+    Args:
+        x, y, bounds, units, kind: as for `check_arrays`.
+        input_shape: says what the network takes; asked for batches that don't tell their shape, as of generators.
 
     Raises:
         ValueError: for labels that are missing, or in the wrong form for the loss.
@@ -80,6 +104,8 @@ def check_batch(x: Any, y: Any, bounds: Any, units: int, kind: str | None) -> tu
         )
     if y is None:
         raise ValueError("Expected batches (x, y). Received images without labels. Pass y, or a dataset of pairs.")
+    if x.shape.rank is None or None in x.shape[1:]:
+        x = _of_shape(x, [None, *input_shape()[1:]])
     x = tf.cast(x, tf.float32)
     finite = tf.reduce_all(tf.math.is_finite(x))
     checks = [tf.debugging.Assert(finite, ["Expected finite images. Received NaN or infinity. Clean the data."])]
@@ -95,10 +121,14 @@ def check_batch(x: Any, y: Any, bounds: Any, units: int, kind: str | None) -> tu
     y = tf.convert_to_tensor(y)
     if y.shape.rank is not None:
         check_label_form(y.shape, units, kind)
-    if y.shape.rank == 2 and y.shape[-1] != 1:
+    if y.shape.rank == 2 and y.shape[-1] not in (None, 1):
         ids = tf.argmax(y, axis=1, output_type=tf.int32)
     else:
-        values = tf.reshape(y, [-1])
+        if y.shape.rank is None or (y.shape.rank == 2 and y.shape[-1] is None):
+            values, right_form = _of_either_form(y, tf.shape(x)[0], units, kind)
+            checks.append(right_form)
+        else:
+            values = tf.reshape(y, [-1])
         values = values if values.dtype.is_floating else tf.cast(values, tf.int32)
         nearest, last = tf.round(values), max(units, 2) - 1
         valid = (values >= 0) & (values <= last)  # not so for NaN
@@ -111,6 +141,31 @@ def check_batch(x: Any, y: Any, bounds: Any, units: int, kind: str | None) -> tu
         ids = tf.cast(nearest, tf.int32)
     with tf.control_dependencies([check for check in checks if check is not None]):
         return tf.identity(x), ids
+
+
+def _of_shape(x: Any, shape: list[int | None]) -> Any:
+    """Images whose shape is known when the graph runs, checked and told that it is `shape`, which the network takes."""
+    if not tf.TensorShape(shape).is_compatible_with(x.shape):
+        return x  # the network says so itself
+    wanted = tf.constant([-1 if size is None else size for size in shape])
+    same = tf.raw_ops.Equal(x=tf.shape(x), y=wanted, incompatible_shape_error=False)  # False for another rank
+    fits = tf.equal(tf.rank(x), len(shape)) & tf.reduce_all((wanted < 0) | same)
+    text = f"Expected images of shape {('n', *shape[1:])}, as the network takes. Received shape:"
+    check = tf.debugging.Assert(fits, [text, tf.shape(x)])
+    with tf.control_dependencies([op for op in [check] if op is not None]):
+        return tf.ensure_shape(tf.identity(x), shape)
+
+
+def _of_either_form(y: Any, n: Any, units: int, kind: str | None) -> tuple[Any, Any]:
+    """Of labels whose shape is known when the graph runs: the ids (n,), of the type of `y`, and a check of the form."""
+    columns = tf.maximum(tf.size(y) // tf.maximum(n, 1), 1)  # a replica may get no sample
+    rows = tf.reshape(y, [n, columns])
+    ids = tf.cond(columns > 1, lambda: tf.cast(tf.argmax(rows, axis=1), rows.dtype), lambda: rows[:, 0])
+    if kind is None:
+        return ids, None
+    loss, wanted = ("sparse_categorical_crossentropy", 1) if kind == "ids" else ("categorical_crossentropy", units)
+    text = f"Expected labels of shape (n, {wanted}){' or (n,)' if kind == 'ids' else ''} for the loss {loss}. Received:"
+    return ids, tf.debugging.Assert(tf.equal(n, 0) | tf.equal(columns, wanted), [text, tf.shape(y)])
 
 
 @contextlib.contextmanager

@@ -162,11 +162,12 @@ def _default_from_logits(function: Any) -> Any:
 
 def metrics_for_head(metrics: Any, head: str, units: int) -> Any:
     """Metrics, with the accuracy of a single logit at its threshold 0, where Keras would take 0.5."""
-    if head != "logits" or units != 1 or not isinstance(metrics, (list, tuple)):
+    if head != "logits" or units != 1:
         return metrics
-    return [
-        keras.metrics.BinaryAccuracy("accuracy" if m == "acc" else m, threshold=0.0)
-        if isinstance(m, str) and m in _ACCURACIES
-        else m
-        for m in metrics
-    ]
+    if isinstance(metrics, dict):  # {name of the output: metrics}
+        return {name: metrics_for_head(some, head, units) for name, some in metrics.items()}
+    if isinstance(metrics, list | tuple):
+        return [metrics_for_head(one, head, units) for one in metrics]
+    if isinstance(metrics, str) and metrics in _ACCURACIES:
+        return keras.metrics.BinaryAccuracy("accuracy" if metrics == "acc" else metrics, threshold=0.0)
+    return metrics

@@ -235,6 +235,8 @@ class ErrorSilencedModel(keras.Model):
         self._rule.check(self.network, head, units)
         self.__dict__["_head"] = head, units
         loss = loss_for_head(loss, head)
+        if "weighted_metrics" in kwargs:
+            kwargs = {**kwargs, "weighted_metrics": metrics_for_head(kwargs["weighted_metrics"], head, units)}
         super().compile(optimizer, loss, metrics_for_head(metrics, head, units), **kwargs)
         self.__dict__["_label_kind"] = data_checks.label_kind(loss)
 
@@ -260,10 +262,13 @@ class ErrorSilencedModel(keras.Model):
 
         Raises:
             ValueError: for images that are empty, of a wrong shape, NaN or outside the attack's `bounds`, and for
-                labels out of range or in the wrong form for the loss.
+                labels out of range or in the wrong form for the loss; for probabilities whose softmax or sigmoid
+                is out of sight, which would pass for logits.
         """
         with fit_arguments(x, args, kwargs) as (x, args, kwargs):
             self._check_arrays(x, y)
+            if self._limits()[1] == 1:
+                data_checks.check_scores(self.network, x)
             arguments = fit_batches(super().fit, self, x, y, args, kwargs, self._check_arrays)
             self.regularizer_factor.assign(1.0)  # an interrupted WarmUp left another
             self.__dict__["_fitting"] = True
@@ -297,6 +302,8 @@ class ErrorSilencedModel(keras.Model):
         return {
             "name": self.name,
             "model": self.network.to_json(),
+            # A subclassed one has to be told what it was built for.
+            "build": None if getattr(self.network, "outputs", None) else self.network.get_build_config(),
             "attack": describe(self.attack),
             "pairing": [describe(p) for p in self.pairing],
             "objective": describe(self.objective) if isinstance(self.objective, Objective) else self.objective,
@@ -313,6 +320,9 @@ class ErrorSilencedModel(keras.Model):
         """The model that `get_config` describes, with new weights."""
         parts = dict(config)
         network = keras.models.model_from_json(parts.pop("model"), custom_objects=custom_objects)
+        build = parts.pop("build", None)  # older files lack it
+        if build and not network.built:
+            network.build_from_config(build)
         for name in ("attack", "validation_attack"):
             parts[name] = from_description(parts[name])
         # Older files lack some, or name the objective.
@@ -370,7 +380,7 @@ class ErrorSilencedModel(keras.Model):
     def _prepared(self, x: Any, y: Any) -> tuple[Any, Any]:
         """Float images and class ids of a batch, checked."""
         bounds, units, kind = self._limits()
-        return data_checks.check_batch(x, y, bounds, units, kind)
+        return data_checks.check_batch(x, y, bounds, units, kind, lambda: input_spec(self.network).shape)
 
     def _check_arrays(self, x: Any, y: Any) -> None:
         bounds, units, kind = self._limits()

@@ -9,6 +9,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from keras_esq.attacks.hidden import checked_logits
 from keras_esq.attacks.logits import class_logits, head_kind, logits_fn, logits_of
 from keras_esq.quantize import held_weights, low_bit_weights, renew_partition
 from keras_esq.training.heads import apply_head
@@ -158,8 +159,8 @@ class Step:
         """Minimize, and return the gradient with respect to `x_adv` too, which the tape watches: one backward pass."""
         self.model._validate_target_and_loss(self.y, loss)
         variables, optimizer = self.model.trainable_variables, self.model.optimizer
-        *pairs, (gradient, _) = optimizer.compute_gradients(loss, [*variables, x_adv], tape)
-        optimizer.apply_gradients(pairs)
+        *gradients, gradient = _gradients(optimizer, loss, [*variables, x_adv], tape)
+        optimizer.apply_gradients(zip(gradients, variables, strict=True))
         return gradient
 
     def logs(self, result: Result) -> dict[str, Any]:
@@ -174,13 +175,24 @@ class Step:
         return logs(model, result.x, self.y, result.outputs, self.sample_weight, trackers)
 
 
+def _gradients(optimizer: Any, loss: Any, sources: list[Any], tape: Any) -> list[Any]:
+    """What `optimizer.minimize` applies, of any tensors."""
+    if hasattr(optimizer, "compute_gradients"):
+        return [gradient for gradient, _ in optimizer.compute_gradients(loss, sources, tape)]
+    if not hasattr(optimizer, "get_scaled_loss"):  # a legacy one
+        return tape.gradient(loss, sources)
+    with tape:
+        scaled = optimizer.get_scaled_loss(loss)
+    return optimizer.get_unscaled_gradients(tape.gradient(scaled, sources))
+
+
 def forward(model: Any, x: Any) -> Forward:
     """A pass of `x` through an ErrorSilencedModel's network in training mode, with the taps for its pairings."""
 
     def run(x: Any) -> tuple[Any, Any, dict[str, Any]]:
         names, tapped = model.taps
-        outputs, taps = tapped(x, training=True) if names else (model.network(x, training=True), [])
-        logits = logits_of(outputs)
+        outputs, taps, _ = tapped(x, training=True) if names else (model.network(x, training=True), [], [])
+        logits = checked_logits(outputs, logits_of(outputs))
         # From the logits on, the loss does not have to go through saturated probabilities.
         return apply_head(head_kind(outputs), logits), logits, dict(zip(names, taps, strict=True))
 

@@ -11,7 +11,7 @@ from keras_esq.training.pairing import LOGITS, AnyPairing
 
 
 def tap(network: Any, pairings: tuple[AnyPairing, ...]) -> tuple[list[str], Any]:
-    """Names of the layers to pair, and a model (output, [their outputs]) that shares all layers with the network."""
+    """Names of the layers to pair, and a model (output, [their outputs], [others]) that shares the network's layers."""
     names = list(dict.fromkeys(n for p in pairings for n in p.weights if n != LOGITS))
     if not names:
         return [], None
@@ -20,11 +20,20 @@ def tap(network: Any, pairings: tuple[AnyPairing, ...]) -> tuple[list[str], Any]
             f"Expected a Sequential or functional model for ActivationPairing. Received the subclassed model "
             f"{network.name!r}. Pair its logits, or rebuild it as keras.Model(inputs, outputs)."
         )
-    outputs = {layer.name: node.outputs for layer, node in ordered_nodes(network)}
+    nodes = ordered_nodes(network)
+    outputs = {layer.name: node.outputs for layer, node in nodes}
     for name in names:
         if name not in outputs:
             raise ValueError(
                 f"Expected the names of layers of {network.name!r} to pair. Received {name!r}. "
                 + near_matches(name, [*outputs, LOGITS])
             )
-    return names, keras.Model(network.inputs, [network.outputs[0], [outputs[name] for name in names]])
+        if isinstance(outputs[name], list | tuple | dict):
+            raise ValueError(
+                f"Expected layers with one output to pair. Received {name!r}, which has {len(outputs[name])}. Name the "
+                "layer that takes the one to pair."
+            )
+    # What network.add_loss added leads to no output of the network. Left out, its value would be that of another pass.
+    used = {id(layer) for layer, _ in nodes} | {id(tensor.node.layer) for tensor in network.inputs}
+    beside = [node.outputs for layer in network.layers if id(layer) not in used for node in layer.inbound_nodes]
+    return names, keras.Model(network.inputs, [network.outputs[0], [outputs[name] for name in names], beside])

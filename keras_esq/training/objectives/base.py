@@ -50,10 +50,10 @@ class Objective(abc.ABC):
         """One step: partition, x_adv, loss, update. Returns the logs."""
         with step.partition():
             x_adv = self.perturb(step) if self.attacks else None
-            with step.perturbed_weights(lambda: self.loss(step, x_adv).loss):
-                with tf.GradientTape() as tape:
-                    result = self.loss(step, x_adv)
-                step.update(result.loss, tape)
+            with step.perturbed_weights(lambda: self.loss(step, x_adv).loss), tf.GradientTape() as tape:
+                result = self.loss(step, x_adv)
+            # With the weights back where they were: constraints and averages of the optimizer are about these.
+            step.update(result.loss, tape)
             return step.logs(result)
 
     def perturb(self, step: Step) -> Any:
