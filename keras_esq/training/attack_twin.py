@@ -14,7 +14,7 @@ from keras_esq.quantize.l1_batchnorm import L1BatchNormalization, l1_moments
 from keras_esq.quantize.partition import held_weight
 from keras_esq.quantize.strip import plain_copy
 
-# Not float16: gradients of confident images are 0 in it, and a step along a sign of 0 goes nowhere.
+# Not float16: the small gradients of an image's pixels are 0 in it, and a step along a sign of 0 goes nowhere.
 ATTACK_DTYPES = ("bfloat16",)
 STATISTICS = ("moving", "batch")
 
