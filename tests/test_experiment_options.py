@@ -192,6 +192,14 @@ def test_the_front_is_what_no_smaller_model_equals():
     assert list(figures._front(points)) == ["binary", "ternary", "int8"]
 
 
+@pytest.mark.parametrize(
+    ("means", "low"),
+    [({"AF": 90.0, "AVB": 0.1, "half": 45.0, "less": 44.9}, ["AVB", "less"]), ({"a": 0.0, "b": 0.0}, []), ({}, [])],
+)
+def test_what_the_front_does_not_show(means, low):
+    assert list(figures._low(means)) == low
+
+
 def test_the_table_shows_gain_and_cost(run):
     results = json.loads((run / "results.json").read_text())
     assert (run / "pareto.png").stat().st_size > 10_000

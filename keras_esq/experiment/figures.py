@@ -140,8 +140,13 @@ def _pareto(results: Results, path: Path) -> bool:
     attack = results.config.evaluation.parts[strong].attack["attack"] if strong else ""
     found = {name: results.share(name, attack, strong) if strong else results.worst(name) for name in sizes}
     shares = {name: share for name, share in found.items() if share is not None}
+    low = _low({name: share.mean for name, share in shares.items()})
+    shares = {name: share for name, share in shares.items() if name not in low}
     figure = new_figure(8.0, 5.0)
     axes = figure.add_subplot()
+    if low:
+        values = ", ".join(f"{name} {mean:.1f}" for name, mean in low.items())
+        axes.set_title(f"below half of the best, not shown: {values}", fontsize=8, loc="left", wrap=True)
     kinds: dict[str, list[str]] = {}
     for name in shares:
         kinds.setdefault(results.config.recipe(name).weights or "float", []).append(name)
@@ -169,6 +174,11 @@ def _pareto(results: Results, path: Path) -> bool:
     figure.legend(loc="outside upper center", ncols=len(kinds) + 1, fontsize=8)
     write_figure(figure, path)
     return True
+
+
+def _low(means: dict[str, float]) -> dict[str, float]:
+    """Those of {name: accuracy} below half of the best: drawn, they would press all others together."""
+    return {name: mean for name, mean in means.items() if mean < max(means.values()) / 2}
 
 
 def _front(points: dict[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
