@@ -140,12 +140,12 @@ def _pareto(results: Results, path: Path) -> bool:
     attack = results.config.evaluation.parts[strong].attack["attack"] if strong else ""
     found = {name: results.share(name, attack, strong) if strong else results.worst(name) for name in sizes}
     shares = {name: share for name, share in found.items() if share is not None}
-    low = _low({name: share.mean for name, share in shares.items()})
-    shares = {name: share for name, share in shares.items() if name not in low}
+    fallen = _low({name: share.mean for name, share in shares.items()})
+    shares = {name: share for name, share in shares.items() if name not in fallen}
     figure = new_figure(8.0, 5.0)
     axes = figure.add_subplot()
-    if low:
-        values = ", ".join(f"{name} {mean:.1f}" for name, mean in low.items())
+    if fallen:
+        values = ", ".join(f"{name} {mean:.1f}" for name, mean in fallen.items())
         axes.set_title(f"below half of the best, not shown: {values}", fontsize=8, loc="left", wrap=True)
     kinds: dict[str, list[str]] = {}
     for name in shares:
