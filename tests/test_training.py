@@ -336,6 +336,16 @@ def test_softmax_and_logits_train_alike(images, objective):
 
 
 @pytest.mark.parametrize("kind", [{"metrics": ["accuracy"]}, {"metrics": "acc"}, {"weighted_metrics": [["accuracy"]]}])
+def test_accuracy_of_one_logit_is_split_at_zero(images, kind):
+    net = plain_net(units=1)
+    net.layers[-1].set_weights([np.zeros_like(w) if w.ndim > 1 else w * 0 + 0.2 for w in net.layers[-1].get_weights()])
+    model = esq.ErrorSilencedModel(net, objective="natural")
+    model.compile(keras.optimizers.SGD(0.0), "binary_crossentropy", **kind)
+    logs = model.evaluate(images, np.ones(12), verbose=0, return_dict=True)
+    assert [value for name, value in logs.items() if "acc" in name] == [1.0]
+
+
+@pytest.mark.parametrize("kind", [{"metrics": ["accuracy"]}, {"metrics": "acc"}, {"weighted_metrics": [["accuracy"]]}])
 def test_one_sigmoid_unit_and_one_logit(images, kind):
     y = np.arange(12) % 2
     results = []
